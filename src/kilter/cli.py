@@ -1,0 +1,197 @@
+"""The `kilter` command: verbs are parsed first, and torch is imported by the verb that needs it, so help is instant.
+
+Every mistake is one line on standard error that begins with `kilter:`; exit code 2 is the user's to mend, 1 the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from kilter import __version__, commands
+from kilter.errors import KilterError, UserError, nearest
+from kilter.text import printable
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises kilter's own errors and never guesses an abbreviated flag."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_layout, **given)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog.removeprefix('kilter ')}: {message}; see {self.prog} --help")
+
+    def parse_all(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse; a flag that does not exist is refused first, with the nearest one that does."""
+        flags = [f for f in self._option_string_actions if f.startswith("--")]
+        for flag in (a.split("=")[0] for a in argv):
+            if flag.startswith("--") and flag not in flags:
+                raise UserError(f"{self.prog.removeprefix('kilter ')}: unknown flag {flag}{nearest(flag, flags)}")
+        return self.parse_args(argv)
+
+
+def _layout(prog: str) -> argparse.HelpFormatter:
+    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=width)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One word of the command line: what it is for, what it takes, what it does."""
+
+    about: str
+    arguments: Callable[[Any], None]
+    act: Callable[[argparse.Namespace], None]
+    examples: tuple[str, ...] = ()
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb(
+        "the whole loop in the sandbox; with --you, your own choices join the training",
+        commands.demo_arguments,
+        commands.demo,
+        ("kilter demo", "kilter demo --you"),
+    ),
+    "run": Verb(
+        "run a recipe: what is done is skipped, what was cut off goes on",
+        commands.run_arguments,
+        commands.run,
+        (
+            "kilter run sandbox",
+            "kilter run sandbox --set ppo.steps=50 --set seed=2",
+            "kilter run mine.yaml --until reward",
+            "kilter run sandbox --seeds 1,2,3",
+        ),
+    ),
+    "recipes": Verb("list the recipes that ship with kilter", commands.recipes_arguments, commands.list_recipes),
+    "init": Verb(
+        "write a shipped recipe into this folder, to edit",
+        commands.init_arguments,
+        commands.init,
+        ("kilter init sandbox",),
+    ),
+    "report": Verb(
+        "write a run's report.html anew from its files",
+        commands.report_arguments,
+        commands.report,
+        ("kilter report sandbox",),
+    ),
+    "chat": Verb(
+        "talk to a checkpoint, or to two side by side",
+        commands.chat_arguments,
+        commands.chat,
+        ("kilter chat runs/sandbox/ppo/model", "kilter chat runs/sandbox/sft/model runs/sandbox/ppo/model"),
+    ),
+    "sandbox show": Verb(
+        "print sandbox prompts, answers and the oracle's reasons",
+        commands.show_arguments,
+        commands.sandbox_show,
+        ("kilter sandbox show --n 5 --split eval",),
+    ),
+    "sandbox export": Verb(
+        "write sandbox prompts, demonstrations, rankings or corpus as JSONL",
+        commands.export_arguments,
+        commands.sandbox_export,
+        ("kilter sandbox export --kind demos --n 1000 --out demos.jsonl",),
+    ),
+}
+"""Every verb but `train`, whose flags depend on its method."""
+
+EXAMPLES = """\
+examples:
+  kilter demo                                      from random weights to an aligned model and a report
+  kilter demo --you                                ... and towards your own taste
+  kilter run sandbox --set ppo.steps=50            a variant pays only for what it changes
+  kilter init sandbox && kilter run sandbox.yaml   a recipe of your own
+  kilter train dpo --help                          every field, its sentence and its default
+  kilter train sft --model ./my-llama --data demos.jsonl --out out/
+  kilter chat runs/sandbox/sft/model runs/sandbox/ppo/model
+"""
+
+
+def overview() -> str:
+    """What `kilter --help` prints."""
+    lines = [
+        f"kilter {__version__}: the whole alignment loop, from a recipe to an honest verdict",
+        "",
+        "usage: kilter VERB ...",
+        "",
+    ]
+    rows = {**{n: v.about for n, v in VERBS.items()}, "train METHOD": "train one stage on your own files"}
+    for name in ("demo", "run", "train METHOD", *(n for n in VERBS if n not in ("demo", "run"))):
+        lines.append(f"  {name:<16} {rows[name]}")
+    lines += ["", "  --version        print the version", "  --debug          show the traceback of an error", ""]
+    return "\n".join([*lines, "Each verb explains itself: kilter VERB --help", "", EXAMPLES.rstrip()])
+
+
+def dispatch(argv: list[str]) -> None:
+    """Find the verb, parse the rest, act."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+    elif argv[0] in ("--version", "-V"):
+        print(f"kilter {__version__}")
+    elif argv[0] == "train":
+        commands.train(argv[1:], Parser)
+    else:
+        name, rest = _verb(argv)
+        verb = VERBS[name]
+        epilog = "\n".join(["examples:", *(f"  {e}" for e in verb.examples)]) if verb.examples else None
+        parser = Parser(prog=f"kilter {name}", description=verb.about, epilog=epilog)
+        verb.arguments(parser)
+        verb.act(parser.parse_all(rest))
+
+
+def _verb(argv: list[str]) -> tuple[str, list[str]]:
+    """The verb of one word or two, and what follows it."""
+    first = argv[0]
+    second = {n.split()[1]: n for n in VERBS if " " in n and n.split()[0] == first}
+    if second:
+        if len(argv) > 1 and argv[1] in second:
+            return second[argv[1]], argv[2:]
+        if len(argv) == 1 or argv[1] in ("-h", "--help"):
+            print("\n".join(f"kilter {n:<16} {VERBS[n].about}" for n in second.values()))
+            raise SystemExit(0)
+        raise UserError(f"{first}: unknown verb {argv[1]!r}{nearest(argv[1], second)}")
+    if first not in VERBS:
+        flag = first.startswith("-")
+        words = {"--help", "--version", "--debug"} if flag else {n.split()[0] for n in VERBS} | {"train"}
+        what = "flag" if flag else "verb"
+        raise UserError(f"unknown {what} {first!r}{nearest(first, words)}; see kilter --help")
+    return first, argv[1:]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point: returns the exit code, and says every error in one line unless --debug is given."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in given
+    try:
+        dispatch([a for a in given if a != "--debug"])
+        sys.stdout.flush()
+    except KilterError as error:
+        return _complain(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        return _complain("stopped; nothing is lost: the same command goes on", 130, False)
+    except BrokenPipeError:  # whoever read us has gone; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as stop:
+        return int(stop.code or 0) if isinstance(stop.code, (int, type(None))) else 1
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        return _complain(f"{what}{'' if debug else ' (run again with --debug for the traceback)'}", 1, debug)
+    return 0
+
+
+def _complain(message: str, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"kilter: {printable(message)}", file=sys.stderr, flush=True)
+    return code

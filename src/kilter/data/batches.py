@@ -1,0 +1,222 @@
+"""The few kinds of batch, and how each splits into micro-batches.
+
+B rows, T tokens, N answers of all prompts in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kilter.data.judgments import Pair
+from kilter.data.streams import RankedItem, Stream, TextItem
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Documents packed into rows of one length; segments keep them from seeing each other."""
+
+    ids_BT: Tensor
+    trained_BT: Tensor
+    """True where the token is a target."""
+    segments_BT: Tensor
+    """Number of the document within its row, 0 for padding."""
+    positions_BT: Tensor
+    rows: list[list[str]] = field(default_factory=list)
+    """Where the documents of each row come from."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def wheres(self) -> list[str]:
+        """Where all its documents come from."""
+        return [where for row in self.rows for where in row]
+
+    @property
+    def answer_tokens(self) -> int:
+        """Targets in the batch; a document's first token has nothing to be predicted from and never counts."""
+        return int(self.trained_BT.sum())
+
+    def split(self, tokens: int) -> list[TextBatch]:
+        """Micro-batches of at most `tokens` tokens (at least one row)."""
+        rows = max(1, tokens // self.ids_BT.shape[1])
+        parts = zip(*(t.split(rows) for t in (self.ids_BT, self.trained_BT, self.segments_BT, self.positions_BT)),
+                    strict=True)
+        return [TextBatch(*part, self.rows[i * rows : (i + 1) * rows]) for i, part in enumerate(parts)]
+
+
+@dataclass(frozen=True)
+class RankedBatch:
+    """Ranked answers of several prompts, as ragged sequences."""
+
+    sequences: list[list[int]]
+    starts: list[int]
+    pairs: list[list[Pair]]
+    """Per prompt, positions within `sequences`."""
+    sizes: list[int]
+    """Answers per prompt."""
+    wheres: list[str]
+    reference_N: Tensor | None = None
+    """Log-probability of each answer under the reference, where the method wants it."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, items: Sequence[RankedItem]) -> RankedBatch:
+        sequences, starts, pairs, sizes = [], [], [], []
+        for item in items:
+            base = len(sequences)
+            sequences += item.sequences
+            starts += item.starts
+            sizes.append(len(item.sequences))
+            pairs.append([Pair(base + p.better, base + p.worse, p.weight) for p in item.pairs])
+        return cls(sequences, starts, pairs, sizes, [i.where for i in items])
+
+    @property
+    def decided(self) -> int:
+        """Prompts with at least one pair: what the loss divides by."""
+        return sum(bool(p) for p in self.pairs)
+
+    def split(self, tokens: int) -> list[RankedBatch]:
+        """Micro-batches of whole prompts of at most `tokens` tokens (at least one prompt)."""
+        out, prompts = [], list(range(len(self.sizes)))
+        bases = np.concatenate([[0], np.cumsum(self.sizes)])
+        lengths = [sum(len(s) for s in self.sequences[bases[p] : bases[p + 1]]) for p in prompts]
+        group: list[int] = []
+        for p in prompts:
+            if group and sum(lengths[q] for q in group) + lengths[p] > tokens:
+                out.append(self._part(group, bases))
+                group = []
+            group.append(p)
+        return [*out, self._part(group, bases)] if group else out
+
+    def _part(self, prompts: list[int], bases: np.ndarray) -> RankedBatch:
+        low, high = int(bases[prompts[0]]), int(bases[prompts[-1] + 1])
+        pairs = [[Pair(p.better - low, p.worse - low, p.weight) for p in self.pairs[q]] for q in prompts]
+        reference = None if self.reference_N is None else self.reference_N[low:high]
+        return RankedBatch(self.sequences[low:high], self.starts[low:high], pairs, [self.sizes[q] for q in prompts],
+                           [self.wheres[q] for q in prompts], reference)
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Sampled answers with what PPO needs of them; columns are answer tokens, padded on the right to R."""
+
+    sequences: list[list[int]]
+    starts: list[int]
+    mask_BR: Tensor
+    old_logps_BR: Tensor
+    ref_logps_BR: Tensor
+    old_values_BR: Tensor
+    advantages_BR: Tensor
+    returns_BR: Tensor
+    wheres: list[str] = field(default_factory=list)
+    """The rows that the prompts come from."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def answer_tokens(self) -> int:
+        return int(self.mask_BR.sum())
+
+    def rows(self, index: Sequence[int]) -> RolloutBatch:
+        """A selection of rows."""
+        at = torch.as_tensor(list(index))
+        return RolloutBatch([self.sequences[i] for i in index], [self.starts[i] for i in index],
+                            *(t[at] for t in (self.mask_BR, self.old_logps_BR, self.ref_logps_BR, self.old_values_BR,
+                                              self.advantages_BR, self.returns_BR)),
+                            [self.wheres[i] for i in index] if self.wheres else [])
+
+    def split(self, tokens: int) -> list[RolloutBatch]:
+        """Micro-batches of at most `tokens` tokens in the order of rows (at least one row)."""
+        return [self.rows(group) for group in budget_groups([len(s) for s in self.sequences], tokens)]
+
+
+def budget_groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Consecutive rows in groups whose padded size stays within `tokens`."""
+    groups: list[list[int]] = []
+    widest = 0
+    for i, length in enumerate(lengths):
+        widest = max(widest, length) if groups and groups[-1] else length
+        if groups and (len(groups[-1]) + 1) * widest <= tokens:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+            widest = length
+    return groups
+
+
+class PackedStream:
+    """Text items packed into rows of `context` tokens, epoch by epoch; row r of the endless sequence by its number."""
+
+    def __init__(self, stream: Stream[TextItem], context: int, pad: int) -> None:
+        self.stream, self.context, self.pad = stream, context, pad
+        self._plans: dict[int, list[list[int]]] = {}
+        self._epoch_sizes: list[int] = []
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """Rows of an epoch, each a list of item numbers: first fit over a small window of open rows."""
+        if epoch not in self._plans:
+            self._plans = {epoch: _pack([len(self.stream.items[i]) for i in self.stream.order(epoch)],
+                                        self.stream.order(epoch), self.context)}
+        return self._plans[epoch]
+
+    def rows_in(self, epoch: int) -> int:
+        """How many rows an epoch packs into."""
+        while len(self._epoch_sizes) <= epoch:
+            self._epoch_sizes.append(len(self.plan(len(self._epoch_sizes))))
+        return self._epoch_sizes[epoch]
+
+    def at(self, start: int, n: int) -> TextBatch:
+        """Rows `start` to `start + n` as a batch."""
+        epoch, first = 0, 0
+        while first + self.rows_in(epoch) <= start:
+            first += self.rows_in(epoch)
+            epoch += 1
+        rows = []
+        for number in range(start, start + n):
+            while number >= first + self.rows_in(epoch):
+                first += self.rows_in(epoch)
+                epoch += 1
+            rows.append([self.stream.items[i] for i in self.plan(epoch)[number - first]])
+        return packed(rows, self.context, self.pad)
+
+
+def _pack(lengths: list[int], order: np.ndarray, context: int, window: int = 16) -> list[list[int]]:
+    """First-fit packing with at most `window` rows open at a time, so that rows stay near the drawn order."""
+    done: list[list[int]] = []
+    rows: list[tuple[int, list[int]]] = []
+    for length, item in zip(lengths, order, strict=True):
+        for slot, (room, members) in enumerate(rows):
+            if length <= room:
+                members.append(int(item))
+                rows[slot] = (room - length, members)
+                break
+        else:
+            if len(rows) == window:
+                fullest = min(range(window), key=lambda s: rows[s][0])
+                done.append(rows.pop(fullest)[1])
+            rows.append((context - length, [int(item)]))
+    return done + [members for _, members in rows]
+
+
+def packed(rows: Sequence[Sequence[TextItem]], context: int, pad: int) -> TextBatch:
+    """Lay items side by side in rows of `context` tokens."""
+    shape = (len(rows), context)
+    ids = np.full(shape, pad, dtype=np.int64)
+    trained = np.zeros(shape, dtype=bool)
+    segments = np.zeros(shape, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    for r, items in enumerate(rows):
+        at = 0
+        for number, item in enumerate(items, 1):
+            end = at + len(item)
+            ids[r, at:end] = item.ids
+            trained[r, at:end] = item.trained
+            trained[r, at] = False
+            segments[r, at:end] = number
+            positions[r, at:end] = np.arange(len(item))
+            at = end
+    tensors = (torch.from_numpy(a) for a in (ids, trained, segments, positions))
+    return TextBatch(*tensors, [[item.where for item in items] for items in rows])

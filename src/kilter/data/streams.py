@@ -1,0 +1,231 @@
+"""Files of records → tokenised items in an order that any step can compute from its number alone.
+
+A stream is read whole at a stage's start: rows that can't be used go to `rejects.jsonl` with file, line and reason,
+and more than a stated share of them stops the run before anything is trained. Order is a permutation drawn per epoch
+from (seed, stream), so a resumed run sees exactly the rows that an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from kilter.data import formats, judgments, render
+from kilter.data.records import Prompt, parse_line, write_jsonl
+from kilter.errors import DataError
+
+T = TypeVar("T")
+
+
+def draw(*key: object) -> np.random.Generator:
+    """A generator keyed by what it is for, e.g. (seed, stage, round, prompt id, answer index)."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+@dataclass(frozen=True)
+class TextItem:
+    """A document or a rendered demonstration."""
+
+    ids: list[int]
+    trained: list[bool]
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """A prompt ready to be answered."""
+
+    prompt: Prompt
+    ids: list[int]
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class RankedItem:
+    """Answers sharing a prompt, in a weak order."""
+
+    prompt: Prompt
+    sequences: list[list[int]]
+    """Prompt and answer, one row per candidate."""
+    starts: list[int]
+    """Where each answer begins."""
+    pairs: tuple[judgments.Pair, ...]
+    where: str
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sequences))
+
+
+class Stream(Generic[T]):
+    """Items in an order keyed by seed and epoch; `at(start, n)` needs no memory of earlier calls."""
+
+    def __init__(self, items: Sequence[T], *key: object, rejected: int = 0) -> None:
+        self.items, self.key, self.rejected = items, key, rejected
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The permutation of an epoch."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, draw(*self.key, "epoch", epoch).permutation(len(self.items)))
+        return self._epoch[1]
+
+    def at(self, start: int, n: int) -> list[T]:
+        """Items `start` to `start + n` of the endless sequence of epochs."""
+        out = []
+        for position in range(start, start + n):
+            epoch, index = divmod(position, len(self.items))
+            out.append(self.items[self.order(epoch)[index]])
+        return out
+
+
+@dataclass
+class Rows:
+    """What reading a file gave: parsed rows with their places, and the rejected ones with their reasons."""
+
+    good: list[tuple[str, Any]]
+    rejects: list[dict[str, Any]]
+
+
+def read_rows(path: Path, parse: Callable[[dict[str, Any], str], Any]) -> Rows:
+    """Parse every line of a JSONL file (or every *.jsonl of a folder), keeping the bad ones with file, line and reason."""
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files or not all(f.is_file() for f in files):
+        raise DataError(f"no JSONL file at {path}")
+    rows = Rows([], [])
+    for file in files:
+        with open(file, "rb") as lines:
+            for number, raw in enumerate(lines, 1):
+                if not raw.strip():
+                    continue
+                where = f"{file}:{number}"
+                try:
+                    rows.good.append((where, parse(parse_line(raw, where), where)))
+                except (ValueError, TypeError, KeyError, AttributeError) as error:  # DataError is a ValueError
+                    rows.rejects.append(_reject(where, error, raw))
+    return rows
+
+
+def _reject(where: str, error: Exception, raw: bytes | str) -> dict[str, Any]:
+    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+    reason = str(error) if isinstance(error, DataError) else f"malformed row ({type(error).__name__}: {error})"
+    reason = reason if where in reason else f"{where}: {reason}"
+    return {"where": where, "reason": reason, "raw": text.rstrip("\n")[:2000]}
+
+
+PARSERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
+    "text": formats.text,
+    "demonstrations": formats.demonstration,
+    "prompts": formats.prompt,
+    "rankings": formats.judgment,
+}
+CHUNK = 2000
+"""Rows rendered and tokenised at a time."""
+
+
+def load(path: Path, kind: str, tokenizer: Any, context: int, max_rejects: float, all_turns: bool = False,
+         keep: Path | None = None) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Items of `kind` from a JSONL file, and the rejected rows; raises when more than `max_rejects` of them are bad.
+
+    `keep` is the file that the rejected rows are written to before it raises.
+    """
+    if kind != "text":
+        render.check_template(tokenizer, str(tokenizer.name_or_path))
+    rows = read_rows(path, PARSERS[kind])
+    total = len(rows.good) + len(rows.rejects)
+    items: list[Any] = []
+    for begin in range(0, len(rows.good), CHUNK):
+        chunk = rows.good[begin : begin + CHUNK]
+        for (where, record), item in zip(chunk, _tokenise(kind, tokenizer, chunk, all_turns), strict=True):
+            reason = item if isinstance(item, DataError) else _unusable(item, where, context)
+            if reason is None:
+                items.append(item)
+            else:
+                rows.rejects.append(_reject(where, reason, str(record)))
+    judge_rejects(path, total, rows.rejects, max_rejects, keep)
+    return items, rows.rejects
+
+
+def judge_rejects(path: Path, total: int, rejects: list[dict[str, Any]], limit: float, keep: Path | None = None) -> None:
+    """Refuse a file without usable rows, or with more than a share `limit` of unusable ones."""
+    if total == 0:
+        raise DataError(f"{path} has no rows")
+    if len(rejects) == total or len(rejects) / total > limit:
+        if keep is not None:
+            write_jsonl(keep, rejects)
+        raise DataError(
+            f"{path}: {len(rejects)} of {total} rows can't be used (limit {limit:.1%}, field max_rejects"
+            f"{f'; all in {keep}' if keep else ''}); the first: {rejects[0]['reason']}"
+        )
+
+
+def _unusable(item: Any, where: str, context: int) -> DataError | None:
+    if isinstance(item, RankedItem):
+        longest = max(map(len, item.sequences))
+        if any(len(s) <= start for s, start in zip(item.sequences, item.starts, strict=True)):
+            return DataError(f"{where}: an answer has no token to train on")
+    else:
+        longest = len(item)
+    if longest > context:
+        return DataError(f"{where}: {longest} tokens, but the context is {context}; shorten it or raise the field context")
+    if isinstance(item, TextItem) and not any(item.trained):
+        return DataError(f"{where}: the answer has no token to train on")
+    return None
+
+
+def _tokenise(kind: str, tokenizer: Any, rows: list[tuple[str, Any]], all_turns: bool) -> list[Any]:
+    """Tokenise a chunk at once; when one row breaks it, each alone, so that only the guilty one is rejected."""
+    try:
+        return _TOKENISERS[kind](tokenizer, rows, all_turns)
+    except DataError as error:
+        if len(rows) == 1:
+            return [DataError(f"{rows[0][0]}: {error}")]
+        return [_tokenise(kind, tokenizer, [row], all_turns)[0] for row in rows]
+
+
+def _text_items(tokenizer: Any, rows: list[tuple[str, Any]], _: bool) -> list[TextItem]:
+    ids = render.text_ids(tokenizer, [text for _, text in rows])
+    return [TextItem(i, [True] * len(i), where) for i, (where, _) in zip(ids, rows, strict=True)]
+
+
+def _demonstration_items(tokenizer: Any, rows: list[tuple[str, Any]], all_turns: bool) -> list[TextItem]:
+    done = render.answered(tokenizer, [d.prompt.messages for _, d in rows], [d.answer for _, d in rows], None, all_turns)
+    return [TextItem(r.ids, r.trained, where) for r, (where, _) in zip(done, rows, strict=True)]
+
+
+def _prompt_items(tokenizer: Any, rows: list[tuple[str, Any]], _: bool) -> list[PromptItem]:
+    ids = render.prompt_ids(tokenizer, [p.messages for _, p in rows])
+    return [PromptItem(p, i, where) for i, (where, p) in zip(ids, rows, strict=True)]
+
+
+def _ranked_items(tokenizer: Any, rows: list[tuple[str, Any]], _: bool) -> list[RankedItem]:
+    flat = [(j.prompt.messages, c.answer, c.generator.get("finished", True)) for _, j in rows for c in j.candidates]
+    done = iter(render.answered(tokenizer, [f[0] for f in flat], [f[1] for f in flat], [f[2] for f in flat]))
+    items = []
+    for where, judgment in rows:
+        mine = [next(done) for _ in judgment.candidates]
+        starts = [r.start if any(r.trained) else len(r.ids) for r in mine]
+        items.append(RankedItem(judgment.prompt, [r.ids for r in mine], starts, judgments.pairs(judgment.tiers), where))
+    return items
+
+
+_TOKENISERS: dict[str, Callable[[Any, list[tuple[str, Any]], bool], list[Any]]] = {
+    "text": _text_items,
+    "demonstrations": _demonstration_items,
+    "prompts": _prompt_items,
+    "rankings": _ranked_items,
+}

@@ -1,0 +1,79 @@
+"""Progress that people look at: a bar with a rate and the time left, or plain lines when nobody is at a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import IO, TypeVar
+
+T = TypeVar("T")
+QUIET = "KILTER_QUIET"
+"""Environment variable: set to 1 and no progress is printed (tests, scripts)."""
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `0:07` or `1:02:03`."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+class Bar:
+    """One line of progress: label, bar, count, rate, time left and a note."""
+
+    def __init__(self, label: str, total: int, unit: str = "step", start: int = 0, out: IO[str] | None = None) -> None:
+        self.label, self.total, self.unit = label, max(total, 1), unit
+        self.count = self.first = start
+        self.note = ""
+        self.out = out or sys.stderr
+        self.live = self.out.isatty() and os.environ.get("TERM") != "dumb"
+        self.quiet = os.environ.get(QUIET) == "1"
+        self.began = self.drawn = time.monotonic()
+
+    def __enter__(self) -> Bar:
+        if not self.live and not self.quiet:
+            print(f"{self.label}: {self.total - self.first} {self.unit}s to do", file=self.out, flush=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.quiet:
+            return
+        self._draw(final=True)
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more; the note (a loss, a reward) stands at the end of the line."""
+        self.count += n
+        self.note = note or self.note
+        pause = 0.1 if self.live else 10.0
+        if not self.quiet and time.monotonic() - self.drawn >= pause:
+            self._draw()
+
+    def line(self) -> str:
+        """The line as it stands now."""
+        spent = time.monotonic() - self.began
+        rate = (self.count - self.first) / spent if spent > 0 else 0.0
+        left = clock((self.total - self.count) / rate) if rate > 0 else "?"
+        shown = f"{rate:.1f} {self.unit}s/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s/{self.unit}"
+        return f"{self.count}/{self.total} {shown}, {clock(spent)} spent, {left} left  {self.note}"
+
+    def _draw(self, final: bool = False) -> None:
+        self.drawn = time.monotonic()
+        if not self.live:
+            print(f"{self.label}: {self.line()}", file=self.out, flush=True)
+            return
+        width = 24
+        full = min(width, int(width * self.count / self.total))
+        bar = "━" * full + "╺" * (width - full)
+        columns = os.get_terminal_size(self.out.fileno()).columns if self.out.isatty() else 120
+        text = f"{self.label:<14} {bar} {self.line()}"[: columns - 1]
+        print(f"\r\x1b[2K{text}", end="\n" if final else "", file=self.out, flush=True)
+
+
+def track(items: Iterable[T], label: str, total: int, unit: str = "row") -> Iterator[T]:
+    """Yield items under a bar."""
+    with Bar(label, total, unit) as bar:
+        for item in items:
+            yield item
+            bar.advance()

@@ -1,0 +1,297 @@
+"""Recipes: a YAML of stages, checked whole before anything runs, and without importing torch.
+
+A stage is `name: {method: ..., field: value, ...}`; the method defaults to the stage's name. Fields that name inputs
+(`READS`) may name another stage (`sft` is its model), a file of one (`world/demos.jsonl`), a path or a hub id.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kilter import config
+from kilter.errors import RecipeError, nearest
+
+PACKAGE = config.PACKAGE
+SHIPPED = PACKAGE / "recipes"
+ROOMS = {
+    "sandbox": PACKAGE / "sandbox" / "build.py",
+    "collect": PACKAGE / "feedback" / "collect.py",
+    "evaluate": PACKAGE / "evaluate" / "verdict.py",
+}
+"""Stages that are not training methods, by the word a recipe calls them."""
+TOP = {"name", "about", "seed", "threads", "stages"}
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+def methods() -> dict[str, Path]:
+    """Every training method: a file in `methods/` with a Config is one."""
+    files = (PACKAGE / "methods").glob("*.py")
+    return {p.stem.replace("_", "-"): p for p in sorted(files) if p.stem != "__init__" and is_method(p)}
+
+
+def is_method(path: Path) -> bool:
+    """Whether a source file has what a method must have."""
+    return {"Config", "EATS", "PARAMS"} <= _top_names(path)
+
+
+def _top_names(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names.update(t.id for target in targets for t in ast.walk(target) if isinstance(t, ast.Name))
+        elif isinstance(node, ast.ImportFrom):  # a method may take most of another one as it is
+            names.update(a.asname or a.name for a in node.names)
+    return names
+
+
+def constant(path: Path, name: str, default: Any = None) -> Any:
+    """A module's literal constant (or one that it imports from within kilter), read without importing the module."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kilter."):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return constant(config.module_file(str(node.module)), alias.name, default)
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return ast.literal_eval(node.value)
+    return default
+
+
+def find_source(method: str, beside: Path | None = None) -> Path:
+    """The source file behind `method:` in a recipe."""
+    if method.endswith(".py"):
+        path = Path(method).expanduser()
+        path = path if path.is_absolute() or beside is None else beside / path
+        if not path.is_file():
+            raise RecipeError(f"method {method!r}: no such file {path}")
+        try:
+            compile(path.read_bytes(), str(path), "exec")
+        except (SyntaxError, ValueError) as error:
+            raise RecipeError(f"method {path}: not valid Python: {error}") from error
+        missing = {"Config", "EATS", "NEEDS", "PARAMS", "State", "rounds", "batches", "weights", "loss"} - _top_names(path)
+        if missing:
+            raise RecipeError(f"method {path} lacks {', '.join(sorted(missing))}; kilter.methods tells what each is for")
+        return path
+    known = {**ROOMS, **methods()}
+    if method not in known:
+        raise RecipeError(f"unknown method {method!r}{nearest(method, known)}")
+    return known[method]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of a recipe: where its code is, what it was told, what it reads."""
+
+    name: str
+    method: str
+    source: Path
+    given: dict[str, Any]
+    reads: tuple[str, ...]
+    """Fields that name inputs."""
+
+    @property
+    def trains(self) -> bool:
+        return self.source not in ROOMS.values()
+
+    @property
+    def output(self) -> str:
+        """What the stage's bare name stands for when another stage reads it."""
+        return "model" if self.trains else str(constant(self.source, "OUTPUT", ""))
+
+    def references(self) -> Iterator[str]:
+        """Every text in the fields that name inputs."""
+        for name in self.reads:
+            yield from texts(self.given.get(name))
+
+
+def texts(value: Any) -> Iterator[str]:
+    """All texts inside a plain value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from texts(inner)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe; its stages stand in an order in which they can run."""
+
+    name: str
+    about: str
+    seed: int
+    threads: int
+    stages: dict[str, StagePlan]
+    overrides: dict[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+    """Where the recipe's file is: paths in it may be relative to that, or to the working folder."""
+
+    def find(self, text: str) -> Path | None:
+        """The file or folder that a reference means, when it is one on this disk."""
+        places = (Path(text).expanduser(), self.folder / text)
+        return next((p for p in places if p.exists()), None) if text else None
+
+    def plain(self) -> dict[str, Any]:
+        """As a YAML mapping again."""
+        return {
+            "name": self.name, "about": self.about, "seed": self.seed, "threads": self.threads,
+            "stages": {n: {"method": s.method, **s.given} for n, s in self.stages.items()},
+        }
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes inside the package."""
+    return {p.stem: p for p in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def load(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe from a file or by the name of a shipped one, with overrides such as {"ppo.steps": 50, "seed": 2}."""
+    known = shipped()
+    path = known.get(name, Path(name).expanduser())
+    if not path.is_file():
+        raise RecipeError(f"no recipe {name!r}: neither a file nor a shipped recipe{nearest(name, known)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not valid UTF-8 (byte {error.start}); save the file as UTF-8") from error
+    data = config.load_yaml(text, str(path))
+    data.setdefault("name", path.stem)
+    return check(data, dict(overrides or {}), path)
+
+
+def check(data: dict[str, Any], overrides: dict[str, Any], path: Path) -> Recipe:
+    """Refuse whatever can be refused before a stage runs: names, types, fields, references, cycles."""
+    for key in data:
+        if key not in TOP:
+            raise RecipeError(f"{path}: unknown field {key!r}{nearest(str(key), TOP)}")
+    given = data.get("stages")
+    if not isinstance(given, dict) or not given:
+        raise RecipeError(f"{path}: 'stages' must hold at least one stage (name: {{method: ..., ...}})")
+    stages = {str(n): dict(s) if isinstance(s, dict) else s for n, s in given.items()}
+    top = {k: data.get(k) for k in TOP - {"stages"}}
+    _override(top, stages, overrides, path)
+    plans = {n: _plan(n, s, path) for n, s in stages.items()}
+    for plan in plans.values():
+        _check_references(plan, plans, path)
+    seed = config._fit_scalar(top["seed"] if top["seed"] is not None else 1, int, "seed")
+    threads = config._fit_scalar(top["threads"] if top["threads"] is not None else 2, int, "threads")
+    return Recipe(str(top["name"]), str(top["about"] or ""), seed, threads, _ordered(plans, path), overrides, path.parent)
+
+
+def _override(top: dict[str, Any], stages: dict[str, Any], overrides: Mapping[str, Any], path: Path) -> None:
+    for key, value in overrides.items():
+        stage, _, name = key.partition(".")
+        if not name and key in ("seed", "threads"):
+            top[key] = value
+        elif not name:
+            raise RecipeError(f"--set {key}: give stage.field=value, or seed or threads")
+        elif stage not in stages:
+            raise RecipeError(f"--set {key}: {path} has no stage {stage!r}{nearest(stage, stages)}")
+        elif isinstance(stages[stage], dict):  # anything else is refused by `_plan`
+            target = stages[stage]
+            *parents, last = name.split(".")
+            for parent in parents:
+                target = target.setdefault(parent, {})
+                if not isinstance(target, dict):
+                    raise RecipeError(f"--set {key}: {parent!r} is not a mapping")
+            target[last] = value
+
+
+def _plan(name: str, given: Any, path: Path) -> StagePlan:
+    if not NAME.fullmatch(name):
+        raise RecipeError(f"{path}: stage name {name!r} must be lower-case letters, digits, '-', '_' and '.'")
+    if not isinstance(given, dict):
+        raise RecipeError(f"{path}: stage {name!r} must be a mapping of fields, got {type(given).__name__}")
+    fields = dict(given)
+    method = str(fields.pop("method", name))
+    source = find_source(method, path.parent)
+    described = {f.name: f for f in config.describe(source)}
+    for key, value in fields.items():
+        if key not in described:
+            raise RecipeError(f"{path}: stage {name!r}: unknown field {key!r}{nearest(str(key), described)}")
+        _check_type(value, described[key], f"{name}.{key}")
+    for required in described.values():
+        if not required.default and required.name not in fields:
+            raise RecipeError(f"{path}: stage {name!r}: field {required.name!r} must be given ({required.doc})")
+    return StagePlan(name, method, source, fields, reads_of(source))
+
+
+def reads_of(source: Path) -> tuple[str, ...]:
+    """The fields of a method or room that name its inputs."""
+    given = constant(source, "READS")
+    if given is not None:
+        return tuple(given)
+    fields = [f.name for f in config.describe(source)]
+    return ("model", *constant(source, "EATS", {}), *(n for n in ("reward", "value") if n in fields))
+
+
+SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+def _check_type(value: Any, described: config.Field, where: str) -> None:
+    """Check what the annotation's text says plainly; `config.build` checks the rest when the stage begins."""
+    kinds = [k.strip() for k in described.type.split("|")]
+    if value is None and "None" in kinds:
+        return
+    plain = [k for k in kinds if k in SCALARS]
+    if len(plain) == 1 and len([k for k in kinds if k != "None"]) == 1:
+        config._fit_scalar(value, SCALARS[plain[0]], where)
+    elif described.type.startswith("Literal["):
+        allowed = ast.literal_eval(described.type.removeprefix("Literal"))
+        if value not in allowed:
+            raise RecipeError(
+                f"{where} is {value!r}, which is not one of its values{nearest(str(value), map(str, allowed))}"
+            )
+
+
+def stage_of(text: str, stages: Mapping[str, Any]) -> str | None:
+    """The stage that a reference names, if it names one."""
+    head = text.split("/")[0]
+    return head if head in stages else None
+
+
+def _check_references(plan: StagePlan, plans: Mapping[str, StagePlan], path: Path) -> None:
+    for text in plan.references():
+        target = stage_of(text, plans)
+        if target == plan.name:
+            raise RecipeError(f"{path}: stage {plan.name!r} reads itself ({text!r})")
+        if target is None and text and not Path(text).expanduser().exists() and not (path.parent / text).exists():
+            looks_like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.endswith((".jsonl", ".json"))
+            if not looks_like_hub:
+                raise RecipeError(
+                    f"{path}: stage {plan.name!r} reads {text!r}, which is neither a stage, a file, a folder nor a hub id"
+                    f"{nearest(text.split('/')[0], set(plans) - {plan.name})}"
+                )
+
+
+def _ordered(plans: dict[str, StagePlan], path: Path) -> dict[str, StagePlan]:
+    """Stages so that each comes after what it reads, otherwise as written; a cycle is refused."""
+    done: dict[str, StagePlan] = {}
+    open_: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in done:
+            return
+        if name in open_:
+            raise RecipeError(f"{path}: stages read each other in a cycle: {' -> '.join([*open_[open_.index(name):], name])}")
+        open_.append(name)
+        for text in plans[name].references():
+            target = stage_of(text, plans)
+            if target:
+                visit(target)
+        open_.pop()
+        done[name] = plans[name]
+
+    for name in plans:
+        visit(name)
+    return done

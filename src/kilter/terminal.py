@@ -1,0 +1,143 @@
+"""Tables for the terminal: a run's verdict, several seeds side by side, and what your own choices changed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kilter.progress import clock
+from kilter.runs import read_done
+from kilter.text import printable
+
+
+def console() -> Console:
+    """Standard output; wide enough for the tables where it is a file or a pipe."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110, highlight=False, markup=False)
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A figure, or a dash where there is none; an interval's mean."""
+    if isinstance(value, Mapping):
+        value = value.get("mean")
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) and value == value else "–"
+
+
+def with_interval(value: Any, digits: int = 2, sign: bool = False) -> str:
+    """`0.71 [0.67, 0.74]`, as much of it as there is."""
+    if not isinstance(value, Mapping):
+        return number(value, digits)
+    show = (lambda v: f"{v:+.{digits}f}") if sign else (lambda v: f"{v:.{digits}f}")
+    mean, lo, hi = (value.get(k) for k in ("mean", "lo", "hi"))
+    if mean is None:
+        return "–"
+    return show(mean) if lo is None or hi is None else f"{show(mean)} [{show(lo)}, {show(hi)}]"
+
+
+COLUMNS: tuple[tuple[str, str, Any], ...] = (
+    ("oracle", "oracle", number),
+    ("win vs SFT [95 %]", "win_vs_sft", with_interval),
+    ("KL nats", "kl", lambda v: number(v, 1)),
+    ("length", "length", lambda v: number(v, 1)),
+    ("corpus ppl", "corpus_ppl", lambda v: number(v, 2)),
+    ("over-refusal", "over_refusal", number),
+    ("unsafe answered", "unsafe_compliance", number),
+)
+"""Heading, key in `summary.json`, how it is shown."""
+
+
+def verdict_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row per model, in the order in which they were made."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("model")
+    for heading, _, _ in COLUMNS:
+        table.add_column(heading, justify="right")
+    for name, figures in models.items():
+        table.add_row(Text(printable(name), style="bold"), *(show(figures.get(key)) for _, key, show in COLUMNS))
+    return table
+
+
+def show_run(run: Any) -> None:
+    """The verdict, what the bars say, and how long each stage took."""
+    out, summary = console(), run.summary
+    if summary.get("models"):
+        out.print()
+        out.print(verdict_table(summary["models"]))
+        out.print()
+        for line in footnotes(summary):
+            out.print(line, soft_wrap=True)
+    times = stage_seconds(run.folder)
+    if times:
+        parts = " · ".join(f"{name} {clock(s)}" for name, s in times.items())
+        out.print(f"time: {parts} · in all {clock(sum(times.values()))}", soft_wrap=True)
+
+
+def footnotes(summary: Mapping[str, Any]) -> list[str]:
+    """What is true of the run as a whole."""
+    lines = []
+    reward = summary.get("reward_model") or {}
+    if reward:
+        lines.append(
+            f"reward model: agrees with raters on {number(reward.get('accuracy_raters'))} of held-out pairs, "
+            f"with the oracle on {number(reward.get('accuracy_oracle'))} "
+            f"({number(reward.get('accuracy_clear'))} of clear ones); "
+            f"correlation with length {number(reward.get('length_corr'))}"
+        )
+    agreement = (summary.get("raters") or {}).get("agreement")
+    if agreement is not None:
+        lines.append(f"two raters agree on {number(agreement)} of the pairs that both order")
+    bars = summary.get("bars") or []
+    if bars:
+        lines.append(f"bars: {sum(bool(b.get('passed')) for b in bars)} of {len(bars)} met")
+        lines += [
+            f"  not met: {printable(str(b.get('name')))}: {number(b.get('value'), 3)}, wanted {b.get('bar')}"
+            for b in bars
+            if not b.get("passed")
+        ]
+    return lines
+
+
+def stage_seconds(folder: Path) -> dict[str, float]:
+    """Seconds that each finished stage of a run took, in the recipe's order."""
+    path = folder / "recipe.yaml"
+    names = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {}) if path.is_file() else {}
+    done = {name: read_done(folder / name) for name in names}
+    return {name: float(d.get("seconds") or 0.0) for name, d in done.items() if d}
+
+
+def show_seeds(summaries: Mapping[int, Mapping[str, Any]]) -> None:
+    """Oracle score and win rate of every model, seed by seed, and their means."""
+    models = list(dict.fromkeys(name for s in summaries.values() for name in s.get("models", {})))
+    if not models:
+        return
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 2, 0, 0),
+        title="oracle / win vs SFT",
+        title_justify="left",
+    )
+    table.add_column("model")
+    for heading in (*(f"seed {s}" for s in summaries), "mean"):
+        table.add_column(heading, justify="right")
+    for name in models:
+        found = [s.get("models", {}).get(name, {}) for s in summaries.values()]
+        cells = [f"{number(f.get('oracle'))} / {number(f.get('win_vs_sft'))}" for f in found]
+        means = " / ".join(number(_mean([f.get(key) for f in found])) for key in ("oracle", "win_vs_sft"))
+        table.add_row(Text(printable(name), style="bold"), *cells, means)
+    out = console()
+    out.print()
+    out.print(table)
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    plain = [v.get("mean") if isinstance(v, Mapping) else v for v in values]
+    known = [float(v) for v in plain if v is not None]
+    return sum(known) / len(known) if known else None

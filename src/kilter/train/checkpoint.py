@@ -1,0 +1,88 @@
+"""Exact checkpoints: the learning weights, the optimiser's state and the method's `State`, as safetensors and JSON.
+
+Written whole or not at all (a temporary folder, fsync, rename), where a round begins; the newest readable one counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kilter.errors import RunError
+from kilter.models.roles import Actors
+from kilter.runs import require_space, sync_folder, sync_folder_entry, write_json
+from kilter.train.optim import Optimizers
+
+
+def learning_weights(actors: Actors, roles: list[str]) -> dict[str, Tensor]:
+    """The parameters that training changes, by `role.name`."""
+    return {
+        f"{role}.{n}": p for role in roles for n, p in actors[role].named_parameters() if p.requires_grad
+    }
+
+
+def save(folder: Path, actors: Actors, optimizers: Optimizers, state: Any, progress: dict[str, Any], keep: int) -> Path:
+    """Write checkpoint `round-<n>` and drop all but the newest `keep`."""
+    weights = learning_weights(actors, list(optimizers.by_actor))
+    tensors = {f"weight|{n}": p.detach().contiguous() for n, p in weights.items()}
+    tensors |= {f"optim|{n}": t.detach().contiguous() for n, t in optimizers.state().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = int(1.1 * sum(t.numel() * t.element_size() for t in tensors.values())) + 1_000_000
+    require_space(folder, needed, "a checkpoint")
+    target = folder / f"round-{state.round:07d}"
+    partial = folder / f".{target.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        save_file(_unshared(tensors), partial / "tensors.safetensors")
+        write_json(partial / "state.json", {"state": dataclasses.asdict(state), **progress})
+        sync_folder(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk is not helped by half a checkpoint
+        raise
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    sync_folder_entry(folder)
+    for old in sorted(folder.glob("round-*"))[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """safetensors refuses two names for one memory; parameters() already lists tied weights once, scalars may share."""
+    return {n: t.clone() if t.ndim == 0 else t for n, t in tensors.items()}
+
+
+def load_newest(folder: Path, actors: Actors, optimizers: Optimizers, state_type: type[Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Restore the newest checkpoint into actors and optimisers; returns (state, progress), or None where there is none."""
+    found = sorted(folder.glob("round-*"), reverse=True) if folder.is_dir() else []
+    if not found:
+        return None
+    for newest in found:
+        try:
+            saved = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+            tensors = load_file(newest / "tensors.safetensors")
+            break
+        except (OSError, ValueError, SafetensorError) as error:
+            problem = f"checkpoint {newest} can't be read ({error})"
+            if newest == found[-1]:
+                raise RunError(f"{problem}; delete {folder} to begin this stage anew") from error
+            print(f"{problem}; going on from the one before it", file=sys.stderr, flush=True)
+    weights = learning_weights(actors, list(optimizers.by_actor))
+    given = {n.removeprefix("weight|") for n in tensors if n.startswith("weight|")}
+    if given != set(weights):
+        raise RunError(f"checkpoint {newest} holds other weights than this stage trains; delete that folder to start anew")
+    with torch.no_grad():
+        for name, p in weights.items():
+            p.copy_(tensors[f"weight|{name}"])
+    optimizers.load_state({n.removeprefix("optim|"): t for n, t in tensors.items() if n.startswith("optim|")})
+    return state_type(**saved.pop("state")), saved

@@ -1,0 +1,277 @@
+"""The only training loop.
+
+    while rounds are left:
+        checkpoint, when due                      a round is what can be replayed exactly
+        for batch in method.batches(...):         one optimiser step each
+            for micro in batch.split(...):        the gradient of Σ terms / whole weights, however it is split
+                method.loss(actors, micro)
+            refuse NaN, clip, step, log
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from kilter.data import streams as data
+from kilter.data.batches import PackedStream
+from kilter.data.records import write_jsonl
+from kilter.errors import RecipeError, RunError
+from kilter.methods import Method
+from kilter.models import load, lora
+from kilter.models.roles import Actors, load_actors, source_of
+from kilter.progress import Bar
+from kilter.runs import Stage, whole_folder, write_json
+from kilter.train import checkpoint
+from kilter.train.optim import Optimizers, lr_factor
+
+
+def train(stage: Stage, method: Method) -> None:
+    """Run a training stage from its newest checkpoint (or the start) to its final folders."""
+    config = stage.config
+    actors = load_actors(method, config, stage.seed, stage.name)
+    streams = load_streams(stage, method, actors)
+    optimizers = Optimizers(method, actors, config)
+    total = method.rounds(config, streams)
+    loop = Loop(stage, method, actors, streams, optimizers, total)
+    with Interrupts() as interrupts:
+        loop.run(interrupts)
+    save_final(stage, method, actors, streams)
+
+
+def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]:
+    """Read, check and tokenise what the method eats; rejected rows are kept with their reasons."""
+    from pathlib import Path
+
+    config = stage.config
+    limit = load.context_of(config.model)
+    context = min(config.context or limit, limit)
+    found: dict[str, Any] = {}
+    rejects: list[dict[str, Any]] = []
+    stage.path("rejects.jsonl").unlink(missing_ok=True)
+    for name, kind in method.EATS.items():
+        where = getattr(config, name)
+        if not where:
+            continue
+        packed, _, plain = kind.rpartition("packed-")
+        room = min(config.row_tokens, context) if kind == "packed-text" else context
+        if plain == "text":
+            items, bad = load_text(Path(where), actors.tokenizer, room, config.max_rejects, stage.path("rejects.jsonl"))
+        else:
+            room = context - getattr(config, "max_new", 0) if plain == "prompts" else context
+            if room < 1:
+                raise RecipeError(
+                    f"stage {stage.name}: max_new is {config.max_new}, but the context has {context} tokens in all; lower it"
+                )
+            items, bad = data.load(Path(where), plain, actors.tokenizer, room, config.max_rejects,
+                                   getattr(config, "turns", "last") == "all", stage.path("rejects.jsonl"))
+        rejects += bad
+        stream: Any = data.Stream(items, stage.seed, stage.name, name)
+        if "packed-" in kind:
+            row = max(config.row_tokens, max(map(len, items)))
+            stream = PackedStream(stream, min(row, limit), actors.tokenizer.pad_token_id)
+        found[name] = stream
+    if rejects:
+        write_jsonl(stage.path("rejects.jsonl"), rejects)
+        stage.extra["rejected"] = len(rejects)
+    return found
+
+
+def load_text(path: Any, tokenizer: Any, room: int, max_rejects: float, keep: Any = None
+              ) -> tuple[list[data.TextItem], list[dict[str, Any]]]:
+    """Documents, longer ones cut into pieces of `room` tokens (nothing of a corpus is thrown away)."""
+    items, bad = data.load(path, "text", tokenizer, 10**9, max_rejects, keep=keep)
+    pieces = []
+    for item in items:
+        for begin in range(0, len(item.ids), room):
+            part = item.ids[begin : begin + room]
+            if len(part) > 1:
+                pieces.append(data.TextItem(part, [True] * len(part), item.where))
+    return pieces, bad
+
+
+class Interrupts:
+    """Ctrl-C once: go on to the next round, write a checkpoint there, stop. Twice: stop at once."""
+
+    def __enter__(self) -> Interrupts:
+        self.asked = False
+        self.before: Any = None
+        try:
+            self.before = signal.signal(signal.SIGINT, self._note)
+        except ValueError:  # not the main thread: whoever owns it decides
+            pass
+        return self
+
+    def _note(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+
+@dataclass
+class Loop:
+    """The loop and what it carries from step to step."""
+
+    stage: Stage
+    method: Method
+    actors: Actors
+    streams: Mapping[str, Any]
+    optimizers: Optimizers
+    total: int
+    step: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    shown: dict[str, float] = field(default_factory=dict)
+
+    def run(self, interrupts: Interrupts) -> None:
+        """All rounds that are left."""
+        config, folder = self.stage.config, self.stage.path("checkpoints")
+        restored = checkpoint.load_newest(folder, self.actors, self.optimizers, self.method.State)
+        state = restored[0] if restored else self.method.State()
+        self.step = restored[1]["step"] if restored else 0
+        self.stage.trim("metrics", self.step)
+        self.stage.trim("samples", self.step)
+        with Bar(self.stage.label or self.stage.name, self.total, "step", start=state.round) as bar:
+            while state.round < self.total:
+                if state.round and state.round % config.checkpoint_every == 0 and state.round != bar.first:
+                    self._checkpoint(state)
+                if interrupts.asked:
+                    self._checkpoint(state)
+                    raise KeyboardInterrupt
+                for batch in self.method.batches(self.actors, self.streams, state):
+                    row = self._optimise(batch)
+                    self.rows.append({"step": self.step, "round": state.round, **row})
+                    new = getattr(batch, "samples", [])
+                    self.samples += [{"step": self.step, "round": state.round, **sample} for sample in new]
+                    self.shown |= row
+                    self.step += 1
+                state.round += 1
+                bar.advance(note=headline(self.shown))
+        if interrupts.asked:
+            self._checkpoint(state)
+            raise KeyboardInterrupt
+        self._flush()
+
+    def _flush(self) -> None:
+        self.stage.append("metrics", self.rows)
+        self.stage.append("samples", self.samples)
+        self.rows, self.samples = [], []
+
+    def _checkpoint(self, state: Any) -> None:
+        self._flush()
+        progress = {"step": self.step, "steps_per_round": self.step / max(1, state.round)}
+        checkpoint.save(self.stage.path("checkpoints"), self.actors, self.optimizers, state, progress, self.stage.config.keep)
+
+    def _optimise(self, batch: Any) -> dict[str, float]:
+        """One optimiser step on one batch; returns its metrics."""
+        config = self.stage.config
+        began = time.perf_counter()
+        micros = batch.split(config.micro_tokens)
+        metrics = accumulate(self.method, self.actors, micros)
+        bad = [n for n, v in metrics.items() if not math.isfinite(v)]
+        if bad:
+            guilty = _guilty(self.method, self.actors, batch)
+            raise RunError(
+                f"stage {self.stage.name}, step {self.step}: {bad[0]} is {metrics[bad[0]]}{guilty}; stopped before the step, "
+                "the last checkpoint is kept. Look at those rows, or lower lr"
+            )
+        for role, params in self.optimizers.by_actor.items():
+            norm = clip_gradients(params, config.clip)
+            if not math.isfinite(norm):
+                raise RunError(
+                    f"stage {self.stage.name}, step {self.step}: the gradient of {role} is {norm}{_rows_of(batch)}; "
+                    "stopped before the step, the last checkpoint is kept. Lower lr, or look at those rows"
+                )
+            metrics["grad_norm" if len(self.optimizers.by_actor) == 1 else f"grad_norm_{role}"] = norm
+        factor = lr_factor(self.step, self._total_steps(), config.warmup, config.schedule)
+        self.optimizers.step(factor)
+        self.optimizers.zero_grad()
+        return {**batch.metrics, **metrics, "lr": config.lr * factor, "seconds": time.perf_counter() - began}
+
+    def _total_steps(self) -> int:
+        per_round = getattr(self.stage.config, "ppo_epochs", 1) * getattr(self.stage.config, "minibatches", 1)
+        return self.total * per_round
+
+
+def accumulate(method: Method, actors: Actors, micros: list[Any]) -> dict[str, float]:
+    """Add up the gradient of Σ_terms (Σ_micro term) / (Σ_micro weight): the same however a batch is split."""
+    whole: dict[str, float] = defaultdict(float)
+    for micro in micros:
+        for name, weight in method.weights(micro).items():
+            whole[name] += weight
+    sums: dict[str, float] = defaultdict(float)
+    counts: dict[str, float] = defaultdict(float)
+    for micro in micros:
+        found = method.loss(actors, micro)
+        parts = [term / whole[name] for name, term in found.terms.items() if whole[name] > 0]
+        if parts:
+            sum(parts[1:], parts[0]).backward()
+        for name, term in found.terms.items():
+            if whole[name] > 0:
+                sums[name] += float(term.detach()) / whole[name]
+        for name, (value, weight) in found.metrics.items():
+            sums[f"/{name}"] += float(value)
+            counts[name] += weight
+    losses = {n: v for n, v in sums.items() if not n.startswith("/")}
+    metrics = {n: sums[f"/{n}"] / w for n, w in counts.items() if w > 0}
+    return {"loss": sum(losses.values()), **losses, **metrics}
+
+
+def clip_gradients(params: list[torch.nn.Parameter], limit: float) -> float:
+    """Scale gradients down to a norm of `limit`; returns the norm before."""
+    grads = [p.grad for p in params if p.grad is not None]
+    if not grads:
+        return 0.0
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+    if limit and norm > limit:
+        for g in grads:
+            g.mul_(limit / (norm + 1e-6))
+    return float(norm)
+
+
+@torch.no_grad()
+def _guilty(method: Method, actors: Actors, batch: Any) -> str:
+    """The rows whose own loss is not finite; all of the batch's where no single one shows it."""
+    for part in batch.split(1):
+        if not all(bool(torch.isfinite(term)) for term in method.loss(actors, part).terms.values()):
+            return _rows_of(part)
+    return _rows_of(batch)
+
+
+def _rows_of(batch: Any) -> str:
+    """Which rows of the user's files a batch came from, where it knows."""
+    wheres = getattr(batch, "wheres", [])
+    return f" on rows {', '.join(wheres[:4])}{' ...' if len(wheres) > 4 else ''}" if wheres else ""
+
+
+def headline(row: Mapping[str, float]) -> str:
+    """The figures that stand at the end of the bar."""
+    shown = [n for n in ("reward", "kl", "accuracy", "loss") if n in row][:3]
+    return ", ".join(f"{n} {row[n]:.3f}" for n in shown)
+
+
+def save_final(stage: Stage, method: Method, actors: Actors, streams: Mapping[str, Any]) -> None:
+    """Write each learned actor as a plain Hugging Face folder: the first as `model`, others under their role's name."""
+    config = stage.config
+    notes = getattr(method, "notes", None)
+    for number, role in enumerate(method.PARAMS):
+        model = actors[role]
+        if config.lora_rank:
+            with whole_folder(stage.path("adapter" if number == 0 else f"{role}-adapter")) as folder:
+                lora.save_adapter(model, source_of(role, method, config), config.lora_rank, config.lora_alpha, folder)
+            model = lora.merge_copy(model)
+        with whole_folder(stage.path("model" if number == 0 else role)) as folder:
+            load.save(model, actors.tokenizer, folder)
+            if notes and number == 0:
+                write_json(folder / "kilter.json", notes(actors, streams))

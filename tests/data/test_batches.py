@@ -1,0 +1,92 @@
+"""Batches: packing loses and doubles nothing, and splits cover every row once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kilter.data.batches import PackedStream, RankedBatch, RolloutBatch, budget_groups, packed
+from kilter.data.judgments import pairs
+from kilter.data.records import Prompt
+from kilter.data.streams import RankedItem, Stream, TextItem
+
+PROMPT = Prompt(messages=({"role": "user", "content": "q"},))
+
+
+def items(lengths: list[int]) -> list[TextItem]:
+    return [TextItem([100 * i + k for k in range(n)], [True] * n, f"f:{i}") for i, n in enumerate(lengths)]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(0, 3))
+def test_packing_keeps_every_document_whole_and_once_per_epoch(lengths: list[int], epoch: int) -> None:
+    stream = PackedStream(Stream(items(lengths), 1, "data"), 20, pad=0)
+    plan = stream.plan(epoch)
+    assert sorted(i for row in plan for i in row) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in row) <= 20 for row in plan)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=30), st.integers(0, 60), st.integers(1, 8))
+def test_any_rows_of_a_packed_stream_are_known_from_their_number(lengths: list[int], start: int, n: int) -> None:
+    whole = PackedStream(Stream(items(lengths), 1, "data"), 20, pad=0).at(0, start + n)
+    part = PackedStream(Stream(items(lengths), 1, "data"), 20, pad=0).at(start, n)
+    assert torch.equal(part.ids_BT, whole.ids_BT[start:])
+    assert part.wheres == [w for row in whole.rows[start:] for w in row]
+
+
+def test_a_packed_row_by_hand() -> None:
+    batch = packed([[TextItem([7, 8, 9], [False, True, True], "f:1"), TextItem([5, 6], [True, True], "f:2")]], 7, pad=3)
+    assert batch.ids_BT.tolist() == [[7, 8, 9, 5, 6, 3, 3]]
+    assert batch.trained_BT.tolist() == [[False, True, True, False, True, False, False]]  # a first token has no past
+    assert batch.segments_BT.tolist() == [[1, 1, 1, 2, 2, 0, 0]]
+    assert batch.positions_BT.tolist() == [[0, 1, 2, 0, 1, 0, 0]]
+    assert batch.answer_tokens == 3
+    assert batch.wheres == ["f:1", "f:2"]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 120))
+def test_a_text_batch_splits_into_its_rows(lengths: list[int], tokens: int) -> None:
+    batch = PackedStream(Stream(items(lengths), 1, "data"), 20, pad=0).at(0, 5)
+    parts = batch.split(tokens)
+    assert torch.equal(torch.cat([p.ids_BT for p in parts]), batch.ids_BT)
+    assert sum(p.answer_tokens for p in parts) == batch.answer_tokens
+    assert [w for p in parts for w in p.wheres] == batch.wheres
+    assert all(p.ids_BT.shape[0] == 1 or p.ids_BT.numel() <= tokens for p in parts)
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=2, max_size=5), min_size=1, max_size=6), st.integers(1, 80))
+def test_a_ranked_batch_splits_between_prompts_and_keeps_its_pairs(shape: list[list[int]], tokens: int) -> None:
+    draw = np.random.default_rng(0)
+    ranked = [
+        RankedItem(PROMPT, [draw.integers(1, 99, k).tolist() for k in lengths], [0] * len(lengths),
+                   pairs([[i] for i in range(len(lengths))]), f"f:{p}")
+        for p, lengths in enumerate(shape)
+    ]
+    batch = RankedBatch.of(ranked)
+    parts = batch.split(tokens)
+    assert [s for p in parts for s in p.sequences] == batch.sequences
+    assert [w for p in parts for w in p.wheres] == batch.wheres
+    assert sum(p.decided for p in parts) == batch.decided == len(shape)
+
+    def spelled(b: RankedBatch) -> list[tuple[list[int], list[int], float]]:
+        return [(b.sequences[p.better], b.sequences[p.worse], p.weight) for row in b.pairs for p in row]
+
+    assert [x for p in parts for x in spelled(p)] == spelled(batch)
+    assert all(len(p.sizes) == 1 or sum(map(len, p.sequences)) <= tokens for p in parts)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 200))
+def test_budget_groups_cover_every_row_within_the_padded_budget(lengths: list[int], tokens: int) -> None:
+    groups = budget_groups(lengths, tokens)
+    assert [i for g in groups for i in g] == list(range(len(lengths)))
+    assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= tokens for g in groups)
+
+
+def test_a_rollout_batch_splits_into_its_rows() -> None:
+    tensors = [torch.arange(12.0).reshape(4, 3) + 100 * k for k in range(6)]
+    batch = RolloutBatch([[1] * n for n in (9, 7, 7, 2)], [1, 2, 3, 1], *tensors, wheres=list("abcd"))
+    parts = batch.split(14)
+    assert [p.wheres for p in parts] == [["a"], ["b", "c"], ["d"]]
+    for name in ("mask_BR", "old_logps_BR", "ref_logps_BR", "old_values_BR", "advantages_BR", "returns_BR"):
+        assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(batch, name))
