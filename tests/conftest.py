@@ -15,7 +15,27 @@ os.environ.setdefault("KILTER_QUIET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-WORDS = "tom ann bob lives in bell moss dell likes tea the a cat dog eats fish corn and sings".split()
+WORDS = [
+    "tom",
+    "ann",
+    "bob",
+    "lives",
+    "in",
+    "bell",
+    "moss",
+    "dell",
+    "likes",
+    "tea",
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "eats",
+    "fish",
+    "corn",
+    "and",
+    "sings",
+]
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
@@ -37,8 +57,13 @@ def one_thread() -> None:
 def make_tokenizer() -> Callable[..., Any]:
     """A fast byte-level BPE tokenizer; the template and the special tokens can be given."""
 
-    def make(template: str | None = CHAT, special: list[str] | None = None, pad: str | None = "<|pad|>",
-             eos: str | None = "<|end|>", bos: str | None = None) -> Any:
+    def make(
+        template: str | None = CHAT,
+        special: list[str] | None = None,
+        pad: str | None = "<|pad|>",
+        eos: str | None = "<|end|>",
+        bos: str | None = None,
+    ) -> Any:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
         from transformers import PreTrainedTokenizerFast
 
@@ -47,11 +72,20 @@ def make_tokenizer() -> Callable[..., Any]:
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
         names = special or SPECIAL
-        trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=names, show_progress=False,
-                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(
+            vocab_size=330,
+            special_tokens=names,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )
         backend.train_from_iterator([" ".join(draw.choices(WORDS, k=12)) + ".\n\n" for _ in range(400)], trainer)
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=pad, eos_token=eos, bos_token=bos,
-                                            additional_special_tokens=[n for n in names if n not in (pad, eos, bos)])
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            pad_token=pad,
+            eos_token=eos,
+            bos_token=bos,
+            additional_special_tokens=[n for n in names if n not in (pad, eos, bos)],
+        )
         tokenizer.chat_template = template
         return tokenizer
 
@@ -71,13 +105,24 @@ def model_config(tokenizer: Any) -> Callable[..., Any]:
     def make(family: str = "llama", **given: Any) -> Any:
         from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
-        common = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
-                  "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        common = {
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": None,
+        }
         if family == "gpt2":
             return GPT2Config(**{**common, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **given})
         kind = {"llama": LlamaConfig, "qwen2": Qwen2Config}[family]
-        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-                 "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": family == "llama"}
+        sizes = {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 128,
+            "tie_word_embeddings": family == "llama",
+        }
         if family == "qwen2":  # transformers gives every Qwen2 folder a token of its own; spare rows are usual anyway
             common["vocab_size"] += 3
         return kind(**{**common, **sizes, **given})
@@ -124,9 +169,14 @@ def write_rows() -> Callable[[Path, Iterable[Any]], Path]:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, model_config: Callable[..., Any],
-          make_model: Callable[..., Any], write_rows: Callable[..., Path]) -> Path:
-    """A folder with rows of every kind, a blank model (no weights) and models with random weights. Not to be changed."""
+def world(
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer: Any,
+    model_config: Callable[..., Any],
+    make_model: Callable[..., Any],
+    write_rows: Callable[..., Path],
+) -> Path:
+    """A folder with rows of every kind, a blank model (no weights) and random models. Not to be changed."""
     folder = tmp_path_factory.mktemp("world")
     draw = random.Random(1)
     some = lambda a, b: " ".join(draw.choices(WORDS, k=draw.randint(a, b)))  # noqa: E731
@@ -152,14 +202,40 @@ def world(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, model_config
 
 
 SMALL: dict[str, dict[str, Any]] = {
-    "pretrain": {"model": "blank", "scratch": True, "data": "corpus.jsonl", "row_tokens": 48, "steps": 12,
-                 "checkpoint_every": 3, "warmup": 2},
-    "sft": {"model": "pretrain", "data": "demos.jsonl", "corpus": "corpus.jsonl", "row_tokens": 48, "steps": 10,
-            "checkpoint_every": 3, "micro_tokens": 200, "warmup": 2},
+    "pretrain": {
+        "model": "blank",
+        "scratch": True,
+        "data": "corpus.jsonl",
+        "row_tokens": 48,
+        "steps": 12,
+        "checkpoint_every": 3,
+        "warmup": 2,
+    },
+    "sft": {
+        "model": "pretrain",
+        "data": "demos.jsonl",
+        "corpus": "corpus.jsonl",
+        "row_tokens": 48,
+        "steps": 10,
+        "checkpoint_every": 3,
+        "micro_tokens": 200,
+        "warmup": 2,
+    },
     "reward": {"model": "sft", "data": "rankings.jsonl", "batch": 6, "steps": 10, "checkpoint_every": 3, "warmup": 2},
     "dpo": {"model": "sft", "data": "rankings.jsonl", "batch": 4, "steps": 8, "checkpoint_every": 3},
-    "ppo": {"model": "sft", "reward": "reward", "data": "prompts.jsonl", "corpus": "corpus.jsonl", "row_tokens": 48,
-            "batch": 8, "steps": 5, "max_new": 12, "checkpoint_every": 2, "kl_target": 0.5, "micro_tokens": 150},
+    "ppo": {
+        "model": "sft",
+        "reward": "reward",
+        "data": "prompts.jsonl",
+        "corpus": "corpus.jsonl",
+        "row_tokens": 48,
+        "batch": 8,
+        "steps": 5,
+        "max_new": 12,
+        "checkpoint_every": 2,
+        "kl_target": 0.5,
+        "micro_tokens": 150,
+    },
 }
 
 

@@ -125,14 +125,19 @@ def test_a_value_that_does_not_fit_is_refused_by_name(given: dict[str, Any], mes
         config.build(Sample, given, "stage")
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)),
-       st.sampled_from([f.name for f in dataclasses.fields(Sample)]))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    ),
+    st.sampled_from([f.name for f in dataclasses.fields(Sample)]),
+)
 def test_any_plain_value_fits_or_is_refused_and_never_crashes(value: Any, name: str) -> None:
     try:
         built = config.build(Sample, {name: value}, "stage")
     except RecipeError as error:
-        assert f"stage.{name}" in str(error)
+        refused = str(error)
+        assert f"stage.{name}" in refused
     else:
         again = config.build(Sample, config.plain(built), "stage")
         assert getattr(again, name) == getattr(built, name) or value != value
@@ -140,9 +145,17 @@ def test_any_plain_value_fits_or_is_refused_and_never_crashes(value: Any, name: 
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"batch": 0}, "batch is 0, but must be above 0"), ({"steps": 0}, "steps is 0"), ({"micro_tokens": -1}, "micro_tokens"),
-     ({"checkpoint_every": 0}, "checkpoint_every"), ({"keep": 0}, "keep is 0"), ({"lr": -1e-3}, "lr is -0.001"),
-     ({"minibatches": 0}, "minibatches"), ({"temperature": 0}, "temperature"), ({"epochs": 0}, "epochs")],
+    [
+        ({"batch": 0}, "batch is 0, but must be above 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"micro_tokens": -1}, "micro_tokens"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"keep": 0}, "keep is 0"),
+        ({"lr": -1e-3}, "lr is -0.001"),
+        ({"minibatches": 0}, "minibatches"),
+        ({"temperature": 0}, "temperature"),
+        ({"epochs": 0}, "epochs"),
+    ],
 )
 def test_numbers_out_of_range_are_refused(given: dict[str, Any], message: str) -> None:
     from kilter.methods import ppo

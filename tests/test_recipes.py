@@ -57,12 +57,19 @@ def test_stages_stand_in_an_order_in_which_they_can_run(check: Any) -> None:
         ({"sft": {**SFT, "lr": [1]}}, r"sft.lr is \[1\]"),
         ({"sft": {**SFT, "optimizer": "adam"}}, r"sft.optimizer is 'adam'.*did you mean 'adamw'\?"),
         ({"sft": {"model": "base"}}, "stage 'sft': field 'data' must be given"),
-        ({"sft": {**SFT, "model": "pretrian/x/y"}, "pretrain": {"model": "base", "data": "d.jsonl"}},
-         r"reads 'pretrian/x/y', which is neither a stage.*did you mean 'pretrain'\?"),
+        (
+            {"sft": {**SFT, "model": "pretrian/x/y"}, "pretrain": {"model": "base", "data": "d.jsonl"}},
+            r"reads 'pretrian/x/y', which is neither a stage.*did you mean 'pretrain'\?",
+        ),
         ({"sft": {**SFT, "data": "demos.jsonl"}}, "reads 'demos.jsonl', which is neither a stage, a file"),
         ({"sft": {**SFT, "model": "sft"}}, "stage 'sft' reads itself"),
-        ({"a": {"method": "sft", "model": "b", "data": "d.jsonl"}, "b": {"method": "sft", "model": "a", "data": "d.jsonl"}},
-         "cycle: a -> b -> a"),
+        (
+            {
+                "a": {"method": "sft", "model": "b", "data": "d.jsonl"},
+                "b": {"method": "sft", "model": "a", "data": "d.jsonl"},
+            },
+            "cycle: a -> b -> a",
+        ),
         ({"sft": 3}, "stage 'sft' must be a mapping"),
         ({"Sft!": SFT}, "stage name 'Sft!' must be lower-case"),
         ({"../x": SFT}, "stage name"),
@@ -86,8 +93,12 @@ def test_overrides_reach_fields_and_are_checked_alike(check: Any) -> None:
     plan = check({"sft": SFT}, {"sft.steps": 7, "seed": 4, "threads": 1})
     assert plan.stages["sft"].given["steps"] == 7
     assert (plan.seed, plan.threads) == (4, 1)
-    for key, message in {"stf.steps": r"no stage 'stf'; did you mean 'sft'\?", "steps": "give stage.field=value",
-                         "sft.stepz": r"did you mean 'steps'\?", "sft.lr.x": "unknown field|not a mapping"}.items():
+    for key, message in {
+        "stf.steps": r"no stage 'stf'; did you mean 'sft'\?",
+        "steps": "give stage.field=value",
+        "sft.stepz": r"did you mean 'steps'\?",
+        "sft.lr.x": "unknown field|not a mapping",
+    }.items():
         with pytest.raises(RecipeError, match=message):
             check({"sft": {**SFT, "lr": 1e-3}}, {key: 1})
 

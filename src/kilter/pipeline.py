@@ -67,7 +67,7 @@ def run(recipe: str, *, runs_dir: str | os.PathLike[str] = "runs", set: Mapping[
         if stage is not None and stage not in plan.stages:
             raise RecipeError(f"{plan.name} has no stage {stage!r}{nearest(stage, plan.stages)}")
     if name is not None and not re.fullmatch(r"[\w=+-][\w.=+-]*", name):
-        raise UserError(f"name {name!r} must be letters, digits, '-', '_', '.', '=' or '+': it names a folder within {runs_dir}")
+        raise UserError(f"name {name!r} must be letters, digits, '-', '_', '.', '=' or '+': a folder within {runs_dir}")
     folder = Path(runs_dir).expanduser() / (name or variant_name(plan))
     runs.make_folder(folder)
     with runs.Lock(folder):
@@ -91,7 +91,8 @@ def train_one(method: str, *, model: str | os.PathLike[str], data: str | os.Path
     recipe = {"name": folder.name, "seed": seed, "threads": threads, "stages": {name: given}}
     plan = recipes.check(recipe, {}, Path("kilter train"))
     if not plan.stages[name].trains:
-        raise RecipeError(f"{method!r} is a stage of a recipe and no training method{nearest(method, recipes.methods())}")
+        known = recipes.methods()
+        raise RecipeError(f"{method!r} is a stage of a recipe and no training method{nearest(method, known)}")
     runs.make_folder(folder)
     with runs.Lock(folder):
         return _run_stages(plan, folder, None, None)
@@ -129,7 +130,7 @@ def _run_stages(plan: Recipe, folder: Path, from_stage: str | None, until: str |
 
 
 def _look_ahead(plan: Recipe, folder: Path) -> None:
-    """Refuse what can be refused before the first stage runs: values, models and rows of stages that come much later."""
+    """Refuse what can be refused before the first stage runs: values, models and rows of stages that come later."""
     for name, stage in plan.stages.items():
         module = load_module(stage.source)
         given = config.build(module.Config, stage.given, name)
@@ -150,7 +151,7 @@ def _look_ahead(plan: Recipe, folder: Path) -> None:
                 streams.judge_rejects(path, len(rows.good) + len(rows.rejects), rows.rejects, given.max_rejects,
                                       folder / name / "rejects.jsonl")
             elif text and recipes.stage_of(text, plan.stages) is None:
-                raise RecipeError(f"stage {name!r}: {field} is {text!r}, but there is no such file or folder of JSONL files")
+                raise RecipeError(f"stage {name!r}: {field} is {text!r}, but there is no such file or folder")
 
 
 def note_machine(plan: Recipe, folder: Path) -> None:

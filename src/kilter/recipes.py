@@ -75,9 +75,10 @@ def find_source(method: str, beside: Path | None = None) -> Path:
             compile(path.read_bytes(), str(path), "exec")
         except (SyntaxError, ValueError) as error:
             raise RecipeError(f"method {path}: not valid Python: {error}") from error
-        missing = {"Config", "EATS", "NEEDS", "PARAMS", "State", "rounds", "batches", "weights", "loss"} - _top_names(path)
+        needed = {"Config", "EATS", "NEEDS", "PARAMS", "State", "rounds", "batches", "weights", "loss"}
+        missing = needed - _top_names(path)
         if missing:
-            raise RecipeError(f"method {path} lacks {', '.join(sorted(missing))}; kilter.methods tells what each is for")
+            raise RecipeError(f"method {path} lacks {', '.join(sorted(missing))}; kilter.methods tells what each is")
         return path
     known = {**ROOMS, **methods()}
     if method not in known:
@@ -185,7 +186,8 @@ def check(data: dict[str, Any], overrides: dict[str, Any], path: Path) -> Recipe
         _check_references(plan, plans, path)
     seed = config._fit_scalar(top["seed"] if top["seed"] is not None else 1, int, "seed")
     threads = config._fit_scalar(top["threads"] if top["threads"] is not None else 2, int, "threads")
-    return Recipe(str(top["name"]), str(top["about"] or ""), seed, threads, _ordered(plans, path), overrides, path.parent)
+    name, about = str(top["name"]), str(top["about"] or "")
+    return Recipe(name, about, seed, threads, _ordered(plans, path), overrides, path.parent)
 
 
 def _override(top: dict[str, Any], stages: dict[str, Any], overrides: Mapping[str, Any], path: Path) -> None:
@@ -269,7 +271,8 @@ def _check_references(plan: StagePlan, plans: Mapping[str, StagePlan], path: Pat
             looks_like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.endswith((".jsonl", ".json"))
             if not looks_like_hub:
                 raise RecipeError(
-                    f"{path}: stage {plan.name!r} reads {text!r}, which is neither a stage, a file, a folder nor a hub id"
+                    f"{path}: stage {plan.name!r} reads {text!r}, which is neither a stage, a file, a folder nor a hub "
+                    "id"
                     f"{nearest(text.split('/')[0], set(plans) - {plan.name})}"
                 )
 
@@ -283,7 +286,8 @@ def _ordered(plans: dict[str, StagePlan], path: Path) -> dict[str, StagePlan]:
         if name in done:
             return
         if name in open_:
-            raise RecipeError(f"{path}: stages read each other in a cycle: {' -> '.join([*open_[open_.index(name):], name])}")
+            circle = " -> ".join([*open_[open_.index(name) :], name])
+            raise RecipeError(f"{path}: stages read each other in a cycle: {circle}")
         open_.append(name)
         for text in plans[name].references():
             target = stage_of(text, plans)

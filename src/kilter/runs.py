@@ -160,7 +160,7 @@ class Lock:
             import fcntl
         except ImportError:  # Windows: msvcrt's byte lock has the same life span
             return self._enter_windows()
-        self.file = open(self.path, "a+")  # noqa: SIM115
+        self.file = open(self.path, "a+")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -59,8 +59,13 @@ def test_a_text_batch_splits_into_its_rows(lengths: list[int], tokens: int) -> N
 def test_a_ranked_batch_splits_between_prompts_and_keeps_its_pairs(shape: list[list[int]], tokens: int) -> None:
     draw = np.random.default_rng(0)
     ranked = [
-        RankedItem(PROMPT, [draw.integers(1, 99, k).tolist() for k in lengths], [0] * len(lengths),
-                   pairs([[i] for i in range(len(lengths))]), f"f:{p}")
+        RankedItem(
+            PROMPT,
+            [draw.integers(1, 99, k).tolist() for k in lengths],
+            [0] * len(lengths),
+            pairs([[i] for i in range(len(lengths))]),
+            f"f:{p}",
+        )
         for p, lengths in enumerate(shape)
     ]
     batch = RankedBatch.of(ranked)

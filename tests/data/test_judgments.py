@@ -46,7 +46,9 @@ def test_the_order_of_presentation_changes_nothing(tiers: Tiers, random: object)
     k = sum(map(len, tiers))
     shuffled = list(range(k))
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    moved = tuple(tuple(shuffled.index(i) for i in reversed(tier)) for tier in tiers)  # candidate i now stands elsewhere
+    moved = tuple(
+        tuple(shuffled.index(i) for i in reversed(tier)) for tier in tiers
+    )  # candidate i now stands elsewhere
     back = {(shuffled[b], shuffled[w]): weight for (b, w), weight in edges(moved).items()}
     assert back == edges(tiers)
 
@@ -64,7 +66,12 @@ def test_ranks_and_tiers_from_scores_are_inverse(tiers: Tiers) -> None:
 
 def test_six_pairs_of_four_candidates_weigh_a_sixth_each() -> None:
     assert edges(((2,), (0,), (3,), (1,))) == {
-        (2, 0): 1 / 6, (2, 3): 1 / 6, (2, 1): 1 / 6, (0, 3): 1 / 6, (0, 1): 1 / 6, (3, 1): 1 / 6,
+        (2, 0): 1 / 6,
+        (2, 3): 1 / 6,
+        (2, 1): 1 / 6,
+        (0, 3): 1 / 6,
+        (0, 1): 1 / 6,
+        (3, 1): 1 / 6,
     }
     assert edges(((0, 1), (2,))) == {(0, 2): 0.5, (1, 2): 0.5}
 
@@ -76,8 +83,9 @@ def test_neighbours_within_the_width_are_tied() -> None:
 def _judgment(tiers: Tiers) -> Judgment:
     prompt = Prompt(messages=({"role": "user", "content": "q"},))
     k = sum(map(len, tiers))
-    return Judgment(prompt=prompt, candidates=tuple(Candidate(prompt_id=prompt.id, answer=str(i)) for i in range(k)),
-                    tiers=tiers)
+    return Judgment(
+        prompt=prompt, candidates=tuple(Candidate(prompt_id=prompt.id, answer=str(i)) for i in range(k)), tiers=tiers
+    )
 
 
 def test_agreement_counts_only_pairs_that_both_order_strictly() -> None:

@@ -46,7 +46,15 @@ TEMPLATES = {
 }
 EXACT = [t for t in TEMPLATES if t != "space-around"]
 """Templates that put nothing of their own between the opening of the answer, the answer and its end."""
-CONTENTS = ["tom likes tea", "tea 🍵👩‍👩‍👧 and 🐟!", "茶和玉米，猫吃鱼。", "naïve café", "a\n\n  b\t c", "x", "2 + 2 = 4\n```py\nx\n```"]
+CONTENTS = [
+    "tom likes tea",
+    "tea 🍵👩‍👩‍👧 and 🐟!",
+    "茶和玉米，猫吃鱼。",
+    "naïve café",
+    "a\n\n  b\t c",
+    "x",
+    "2 + 2 = 4\n```py\nx\n```",
+]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +81,12 @@ def test_trained_are_the_answer_and_eos_and_the_prompt_is_what_sampling_begins_f
     tokenizers: dict[str, Any], name: str, content: str
 ) -> None:
     tokenizer = tokenizers[name]
-    prompt = [{"role": "system", "content": "be kind"}, user(content), {"role": "assistant", "content": "ok"}, user("and?")]
+    prompt = [
+        {"role": "system", "content": "be kind"},
+        user(content),
+        {"role": "assistant", "content": "ok"},
+        user("and?"),
+    ]
     asked = render.prompt_ids(tokenizer, [prompt])[0]
     row = render.answered(tokenizer, [prompt], [content])[0]
     alone = tokenizer(content, add_special_tokens=False)["input_ids"]
@@ -127,8 +140,10 @@ def test_control_tokens_in_messages_stay_text(tokenizers: dict[str, Any], name: 
     def specials(ids: list[int]) -> list[int]:
         return [i for i in ids if i in special]
 
-    prompt, mild = [user(evil), {"role": "assistant", "content": evil}, user(evil)], [user(calm), {"role": "assistant",
-                    "content": calm}, user(calm)]
+    prompt, mild = (
+        [user(evil), {"role": "assistant", "content": evil}, user(evil)],
+        [user(calm), {"role": "assistant", "content": calm}, user(calm)],
+    )
     wanted = render.answered(tokenizer, [mild], [calm])[0]
     row = render.answered(tokenizer, [prompt], [evil])[0]
     assert specials(row.ids) == specials(wanted.ids)  # the template's own, and no other
@@ -197,17 +212,21 @@ def test_a_sentencepiece_like_tokenizer_gets_no_extra_spaces() -> None:
     backend = Tokenizer(models.BPE(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     backend.decoder = decoders.Metaspace(prepend_scheme="first")
-    backend.train_from_iterator(["tom likes tea [INST] hi [/INST] a"] * 3,
-                                trainers.BpeTrainer(special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", bos_token="<s>", pad_token="<pad>",
-                                        unk_token="<unk>")
+    backend.train_from_iterator(
+        ["tom likes tea [INST] hi [/INST] a"] * 3,
+        trainers.BpeTrainer(special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", bos_token="<s>", pad_token="<pad>", unk_token="<unk>"
+    )
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token }}[INST] {{ m['content'] }} [/INST]"
         "{% else %} {{ m['content'] }} {{ eos_token }}{% endif %}{% endfor %}"
     )
     row = render.answered(tokenizer, [[user("hi")]], ["tom likes tea"])[0]
-    whole = tokenizer.apply_chat_template([user("hi"), {"role": "assistant", "content": "tom likes tea"}], tokenize=True,
-                                          return_dict=False)
+    whole = tokenizer.apply_chat_template(
+        [user("hi"), {"role": "assistant", "content": "tom likes tea"}], tokenize=True, return_dict=False
+    )
     assert row.ids == whole
     assert row.ids[: row.start] == render.prompt_ids(tokenizer, [[user("hi")]])[0]
     assert tokenizer.convert_ids_to_tokens(trained(tokenizer, row))[0].startswith("▁t")
@@ -227,8 +246,9 @@ def test_many_rows_at_once_equal_each_alone(tokenizers: dict[str, Any]) -> None:
     ("change", "message"),
     [({"pad": None}, "no pad token"), ({"eos": None}, "no eos token"), ({"pad": "<|end|>"}, "pads with its eos")],
 )
-def test_a_tokenizer_that_lacks_something_is_refused(make_tokenizer: Callable[..., Any], change: dict[str, Any],
-                                                     message: str) -> None:
+def test_a_tokenizer_that_lacks_something_is_refused(
+    make_tokenizer: Callable[..., Any], change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         render.check_tokenizer(make_tokenizer(**change), "some/model")
 
@@ -248,8 +268,9 @@ def test_a_tokenizer_without_a_template_is_refused(make_tokenizer: Callable[...,
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "template refuses"),
     ],
 )
-def test_a_template_that_hides_where_messages_lie_is_refused(make_tokenizer: Callable[..., Any], template: str,
-                                                             message: str) -> None:
+def test_a_template_that_hides_where_messages_lie_is_refused(
+    make_tokenizer: Callable[..., Any], template: str, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         render.answered(make_tokenizer(template), [[user("what")]], ["tea tea"])
 

@@ -20,30 +20,46 @@ Writer = Callable[[Path, Any], Path]
 GOOD: dict[str, list[Any]] = {
     "text": [{"text": "tom likes tea"}],
     "demonstrations": [
-        {"prompt": "the dog", "answer": "eats"}, {"instruction": "the dog", "output": "eats"},
-        {"prompt": "the dog", "completion": "eats"}, {"prompt": [{"role": "user", "content": "the dog"}], "response": "eats"},
+        {"prompt": "the dog", "answer": "eats"},
+        {"instruction": "the dog", "output": "eats"},
+        {"prompt": "the dog", "completion": "eats"},
+        {"prompt": [{"role": "user", "content": "the dog"}], "response": "eats"},
         {"messages": [{"role": "user", "content": "the dog"}, {"role": "assistant", "content": "eats"}]},
         {"prompt": {"messages": [{"role": "user", "content": "the dog"}]}, "answer": "eats"},
     ],
-    "prompts": [{"prompt": "the dog"}, {"messages": [{"role": "user", "content": "the dog"}]},
-                {"id": "x", "messages": [{"role": "user", "content": "the dog"}], "category": "c"}],
+    "prompts": [
+        {"prompt": "the dog"},
+        {"messages": [{"role": "user", "content": "the dog"}]},
+        {"id": "x", "messages": [{"role": "user", "content": "the dog"}], "category": "c"},
+    ],
     "rankings": [
         {"prompt": "the dog", "chosen": "eats", "rejected": "sings"},
         {"prompt": "the dog", "answers": ["eats", "sings"], "tiers": [[0], [1]]},
-        {"prompt": "the dog", "chosen": [{"role": "assistant", "content": "eats"}],
-         "rejected": [{"role": "user", "content": "the dog"}, {"role": "assistant", "content": "sings"}]},
+        {
+            "prompt": "the dog",
+            "chosen": [{"role": "assistant", "content": "eats"}],
+            "rejected": [{"role": "user", "content": "the dog"}, {"role": "assistant", "content": "sings"}],
+        },
     ],
 }
 BAD: dict[str, list[tuple[Any, str]]] = {
     "text": [
-        ({"txt": "a"}, "field 'text' must be a text"), ({"text": ""}, "not empty"), ({"text": " \n"}, "not empty"),
-        ({"text": 3}, "got 3 \\(int\\)"), (b'{"text": "\xff"}', "not valid UTF-8 \\(byte 10\\)"),
-        (b'{"text": ', "not valid JSON"), (b"[1]", "must be a JSON object, got list"), (b'"a"', "JSON object"),
-        (b'{"text": "\\ud83d"}', "half of a surrogate pair"), (b"[" * 100_000, "not valid JSON"),
+        ({"txt": "a"}, "field 'text' must be a text"),
+        ({"text": ""}, "not empty"),
+        ({"text": " \n"}, "not empty"),
+        ({"text": 3}, "got 3 \\(int\\)"),
+        (b'{"text": "\xff"}', "not valid UTF-8 \\(byte 10\\)"),
+        (b'{"text": ', "not valid JSON"),
+        (b"[1]", "must be a JSON object, got list"),
+        (b'"a"', "JSON object"),
+        (b'{"text": "\\ud83d"}', "half of a surrogate pair"),
+        (b"[" * 100_000, "not valid JSON"),
     ],
     "demonstrations": [
-        ({"answer": "x"}, "no prompt; give one of"), ({"prompt": "x"}, "no answer; give one of"),
-        ({"prompt": "", "answer": "x"}, "field 'prompt' is empty"), ({"prompt": "x", "answer": " "}, "field 'answer'"),
+        ({"answer": "x"}, "no prompt; give one of"),
+        ({"prompt": "x"}, "no answer; give one of"),
+        ({"prompt": "", "answer": "x"}, "field 'prompt' is empty"),
+        ({"prompt": "x", "answer": " "}, "field 'answer'"),
         ({"prompt": 7, "answer": "x"}, "must be a text or a list of messages, got 7"),
         ({"prompt": ["hi"], "answer": "x"}, "malformed row|message 0 must be"),
         ({"prompt": {"a": 1}, "answer": "x"}, "must be a text or a list"),
@@ -52,16 +68,21 @@ BAD: dict[str, list[tuple[Any, str]]] = {
         ({"messages": []}, "last of 'messages' must be the assistant's"),
         ({"messages": [{"role": "user", "content": "a"}]}, "last of 'messages' must be the assistant's"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "conversation has no messages"),
-        ({"messages": [{"role": "user", "content": "a"}] * 2 + [{"role": "assistant", "content": "b"}]}, "must alternate"),
+        (
+            {"messages": [{"role": "user", "content": "a"}] * 2 + [{"role": "assistant", "content": "b"}]},
+            "must alternate",
+        ),
         ({"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "b"}]}, "message 0 must be"),
     ],
     "prompts": [
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "must alternate"),
-        ({"prompt": "a" * 900}, r"\d+ tokens, but the context is 64"), ({"id": 1, "messages": "abc"}, "malformed row|message 0 must be"),
+        ({"prompt": "a" * 900}, r"\d+ tokens, but the context is 64"),
+        ({"id": 1, "messages": "abc"}, "malformed row|message 0 must be"),
         ({"prompt": "bad \ufdd0 mark"}, "U\\+FDD0"),
     ],
     "rankings": [
-        ({"prompt": "a", "chosen": "b"}, "needs 'chosen' and 'rejected'"), ({"prompt": "a"}, "needs 'chosen' and"),
+        ({"prompt": "a", "chosen": "b"}, "needs 'chosen' and 'rejected'"),
+        ({"prompt": "a"}, "needs 'chosen' and"),
         ({"prompt": "a", "answers": ["b"], "tiers": [[0]]}, "at least 2 answers, got 1"),
         ({"prompt": "a", "answers": ["b", "c"], "tiers": [[0]]}, "exactly once"),
         ({"prompt": "a", "answers": ["b", "c"], "tiers": [[0], [2]]}, "exactly once"),
@@ -78,8 +99,10 @@ BAD: dict[str, list[tuple[Any, str]]] = {
 def cut_off(answer: str) -> Judgment:
     """A ranking in which one answer was cut off before its first word."""
     prompt = Prompt(messages=({"role": "user", "content": "a"},))
-    made = [Candidate(prompt_id=prompt.id, answer=answer, generator={"finished": False}),
-            Candidate(prompt_id=prompt.id, answer="tea")]
+    made = [
+        Candidate(prompt_id=prompt.id, answer=answer, generator={"finished": False}),
+        Candidate(prompt_id=prompt.id, answer="tea"),
+    ]
     return Judgment(prompt=prompt, candidates=tuple(made), tiers=((1,), (0,)))
 
 
@@ -93,8 +116,9 @@ def test_rows_in_every_form_become_the_same_item(tokenizer: Any, tmp_path: Path,
 
 
 @pytest.mark.parametrize(("kind", "row", "message"), [(k, r, m) for k, rows in BAD.items() for r, m in rows])
-def test_a_bad_row_is_kept_with_file_line_and_reason(tokenizer: Any, tmp_path: Path, write_rows: Writer, kind: str, row: Any,
-                                                     message: str) -> None:
+def test_a_bad_row_is_kept_with_file_line_and_reason(
+    tokenizer: Any, tmp_path: Path, write_rows: Writer, kind: str, row: Any, message: str
+) -> None:
     path = write_rows(tmp_path / "f.jsonl", [GOOD[kind][0], row, GOOD[kind][0]])
     items, rejects = streams.load(path, kind, tokenizer, 64, 0.5)
     assert len(items) == 2
@@ -104,8 +128,9 @@ def test_a_bad_row_is_kept_with_file_line_and_reason(tokenizer: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_too_many_bad_rows_stop_before_training_and_are_kept(tokenizer: Any, tmp_path: Path, write_rows: Writer, kind: str
-                                                             ) -> None:
+def test_too_many_bad_rows_stop_before_training_and_are_kept(
+    tokenizer: Any, tmp_path: Path, write_rows: Writer, kind: str
+) -> None:
     path = write_rows(tmp_path / "f.jsonl", [*GOOD[kind][:1] * 8, *(r for r, _ in BAD[kind][:2])])
     keep = tmp_path / "rejects.jsonl"
     assert len(streams.load(path, kind, tokenizer, 64, 0.2)[1]) == 2  # a fifth is allowed, and is a fifth
@@ -144,10 +169,13 @@ def test_a_folder_of_files_a_byte_order_mark_and_blank_lines_are_read(tokenizer:
     assert [i.where for i in items] == [f"{tmp_path}/a.jsonl:1", f"{tmp_path}/a.jsonl:3", f"{tmp_path}/b.jsonl:1"]
 
 
-def test_one_bad_conversation_in_a_chunk_does_not_cost_its_neighbours(make_tokenizer: Callable[..., Any], tmp_path: Path,
-                                                                       write_rows: Writer) -> None:
-    fussy = make_tokenizer("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-                           "{% for m in messages %}{{ m['content'] }}{% endfor %}")
+def test_one_bad_conversation_in_a_chunk_does_not_cost_its_neighbours(
+    make_tokenizer: Callable[..., Any], tmp_path: Path, write_rows: Writer
+) -> None:
+    fussy = make_tokenizer(
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
     system = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}
     path = write_rows(tmp_path / "f.jsonl", [{"prompt": "a"}, system, {"prompt": "b"}])
     items, rejects = streams.load(path, "prompts", fussy, 64, 0.5)
@@ -165,23 +193,37 @@ def test_any_stretch_of_a_stream_is_known_from_its_number_alone(n: int, start: i
 
 
 def test_epochs_and_keys_give_other_orders() -> None:
-    orders = {tuple(streams.Stream(range(50), *key).order(epoch)) for key in ((1, "a"), (2, "a"), (1, "b")) for epoch in (0, 1)}
+    orders = {
+        tuple(streams.Stream(range(50), *key).order(epoch))
+        for key in ((1, "a"), (2, "a"), (1, "b"))
+        for epoch in (0, 1)
+    }
     assert len(orders) == 6
 
 
 def test_draws_are_keyed_by_what_they_are_for() -> None:
     assert streams.draw(1, "ppo", 3).random(4).tolist() == streams.draw(1, "ppo", 3).random(4).tolist()
-    firsts = {float(streams.draw(*key).random()) for key in ((1, "ppo", 3), (1, "ppo", 4), (2, "ppo", 3), (13, "ppo", ""))}
+    firsts = {
+        float(streams.draw(*key).random()) for key in ((1, "ppo", 3), (1, "ppo", 4), (2, "ppo", 3), (13, "ppo", ""))
+    }
     assert len(firsts) == 4
     sample = streams.draw("uniform").random(4000)
     assert abs(float(np.mean(sample)) - 0.5) < 0.02
 
 
-@given(st.text(max_size=30), st.text(max_size=30), st.dictionaries(st.text(min_size=1, max_size=6), st.integers(), max_size=3))
+@given(
+    st.text(max_size=30),
+    st.text(max_size=30),
+    st.dictionaries(st.text(min_size=1, max_size=6), st.integers(), max_size=3),
+)
 def test_records_survive_their_json(question: str, answer: str, extra: dict[str, int]) -> None:
     prompt = Prompt(messages=({"role": "user", "content": question},), extra=extra)
-    judged = Judgment(prompt=prompt, candidates=tuple(Candidate(prompt_id=prompt.id, answer=answer, generator={"draw": i})
-                                                      for i in range(3)), tiers=((1,), (0, 2)), order_shown=(2, 0, 1))
+    judged = Judgment(
+        prompt=prompt,
+        candidates=tuple(Candidate(prompt_id=prompt.id, answer=answer, generator={"draw": i}) for i in range(3)),
+        tiers=((1,), (0, 2)),
+        order_shown=(2, 0, 1),
+    )
     shown = Demonstration(prompt=prompt, answer=answer, extra=extra)
     for record in (prompt, judged, shown):
         text = json.dumps(record.to_json(), ensure_ascii=False)

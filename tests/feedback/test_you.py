@@ -7,14 +7,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kilter import pipeline
-from kilter.data.records import Judgment, read_jsonl
+from kilter.data.records import Candidate, Judgment, read_jsonl
 from kilter.errors import RunError
 from kilter.feedback import taste, you
 
@@ -27,10 +26,10 @@ TINY = {
             "rl_prompts": 4, "eval_prompts": 4, "eval_special": 2, "heldout_documents": 4, "width": 32, "layers": 1,
             "hidden": 64,
         },
-        "pretrain": {"model": "world/blank", "scratch": True, "data": "world/corpus.jsonl", "steps": 3},
-        "sft": {"model": "pretrain", "data": "world/demos.jsonl", "steps": 3},
+        "pretrain": {"model": "world/blank", "scratch": True, "data": "world/corpus.jsonl", "steps": 10},
+        "sft": {"model": "pretrain", "data": "world/demos.jsonl", "steps": 40},
         "collect": {"model": "sft", "data": "world/prompts-rank.jsonl", "heldout": "world/prompts-rank-heldout.jsonl",
-                    "max_new": 12},
+                    "max_new": 24},
         "dpo": {"model": "sft", "data": "collect/rankings.jsonl", "lr": 1e-2, "beta": 0.1},
     },
 }  # fmt: skip
@@ -124,10 +123,11 @@ def test_one_key_without_return(monkeypatch: pytest.MonkeyPatch) -> None:
     master, slave = pty.openpty()
     with os.fdopen(slave, "r") as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
-        os.write(master, b"2S\x04")
         reader = you.Keys.of_stdin()
         assert reader.live
-        assert [reader.read() for _ in range(3)] == ["2", "s", "q"]
+        for typed, read in ((b"2", "2"), (b"S", "s"), (b"0", "0")):
+            os.write(master, typed)
+            assert reader.read() == read
     os.close(master)
 
 
@@ -144,32 +144,24 @@ def test_a_run_without_rankings_is_refused(tmp_path: Path) -> None:
         you.play(tmp_path, 3, pytest.fail)
 
 
-class Shorter(Iterator[str]):
-    """A person who likes the shorter answer, looking at the pairs as they are shown."""
-
-    def __init__(self, run_folder: Path, wanted: int) -> None:
-        self.keys = iter(
-            "1" if len(a.answer) < len(b.answer) else "2"
-            for _, (a, b) in you.load_pairs(run_folder, you.make_folder(run_folder / "you"), wanted)
-        )
-
-    def __next__(self) -> str:
-        return next(self.keys)
-
-    def readline(self) -> str:
-        return next(self.keys)
-
-    def isatty(self) -> bool:
-        return False
+def sailor(run_folder: Path, count: int) -> None:
+    """A person who likes answers that begin with Ahoy, and says so of `count` pairs."""
+    folder = you.make_folder(run_folder / "you")
+    for number, (prompt, (plain, _)) in enumerate(you.load_pairs(run_folder, folder, count)[:count]):
+        liked = Candidate(prompt_id=prompt.id, answer=f"Ahoy! {plain.answer}")
+        tiers = ((0,), (1,)) if number % 2 else ((1,), (0,))
+        pair = (liked, plain) if number % 2 else (plain, liked)
+        choice = Judgment(prompt=prompt, candidates=pair, tiers=tiers, kind="pair", rater=you.RATER)
+        you.append(folder / "judgments.jsonl", choice.to_json())
 
 
-def test_the_model_moves_towards_a_plain_taste(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_moves_towards_a_plain_taste(run_folder: Path) -> None:
     """Every choice is measured by a model that has not seen it, and a taste that is easy to learn is found."""
-    monkeypatch.setattr(sys, "stdin", Shorter(run_folder, 16))
-    summary = you.play(run_folder, 16, pipeline.train_one)
+    sailor(run_folder, 12)
+    summary = you.play(run_folder, 12, pipeline.train_one)
     assert summary is not None
     assert summary == {**json.loads((run_folder / "you" / "summary.json").read_text()), "seconds": summary["seconds"]}
-    assert summary["n"] == summary["judged"] == 16
+    assert summary["n"] == summary["judged"] == 12
     assert summary["moved"]["lo"] > 0, summary["moved"]
     assert summary["agree_after"] >= summary["agree_before"]
     unseen = {fold: _prompts(run_folder / "you" / f"fold-{fold}" / "rows.jsonl") for fold in range(taste.FOLDS)}

@@ -20,25 +20,42 @@ from kilter.train.loop import accumulate, load_streams
 
 METHODS: dict[str, dict[str, Any]] = {
     "pretrain": {"model": "llama", "data": "corpus.jsonl", "row_tokens": 48, "batch": 6},
-    "sft": {"model": "llama", "data": "demos.jsonl", "corpus": "corpus.jsonl", "row_tokens": 48, "batch": 5,
-            "corpus_rows": 3, "corpus_coef": 0.3},
+    "sft": {
+        "model": "llama",
+        "data": "demos.jsonl",
+        "corpus": "corpus.jsonl",
+        "row_tokens": 48,
+        "batch": 5,
+        "corpus_rows": 3,
+        "corpus_coef": 0.3,
+    },
     "reward": {"model": "llama", "data": "rankings.jsonl", "batch": 9, "center_coef": 0.1},
     "dpo": {"model": "llama", "data": "rankings.jsonl", "batch": 9, "label_smoothing": 0.1},
-    "ppo": {"model": "llama", "reward": "reward", "data": "prompts.jsonl", "corpus": "corpus.jsonl", "row_tokens": 48,
-            "batch": 12, "corpus_rows": 3, "max_new": 20},
+    "ppo": {
+        "model": "llama",
+        "reward": "reward",
+        "data": "prompts.jsonl",
+        "corpus": "corpus.jsonl",
+        "row_tokens": 48,
+        "batch": 12,
+        "corpus_rows": 3,
+        "max_new": 20,
+    },
 }
 
 
 @pytest.fixture(scope="module")
 def prepared(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Any, Any]]:
-    """(method, actors, one batch) of each method in float64, moved off its starting point so that no term is trivial."""
+    """(method, actors, one batch) of each method in float64, moved off its start so that no term is trivial."""
     found: dict[str, tuple[Any, Any, Any]] = {}
 
     def prepare(name: str) -> tuple[Any, Any, Any]:
         if name not in found:
             method = importlib.import_module(f"kilter.methods.{name}")
-            given = {k: str(world / v) if isinstance(v, str) and (world / v).exists() else v
-                     for k, v in METHODS[name].items()}
+            given = {
+                k: str(world / v) if isinstance(v, str) and (world / v).exists() else v
+                for k, v in METHODS[name].items()
+            }
             c = config.build(method.Config, {**given, "dtype": "float64"}, name)
             actors = load_actors(method, c, 1, name)
             streams = load_streams(Stage(name, tmp_path_factory.mktemp(name), c, 1), method, actors)
@@ -81,7 +98,9 @@ def assert_same(method: Any, actors: Any, batch: Any, micros: list[Any]) -> None
 @pytest.mark.parametrize("name", METHODS)
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tokens=st.integers(1, 1500))
-def test_any_split_gives_the_same_gradient(prepared: Callable[[str], tuple[Any, Any, Any]], name: str, tokens: int) -> None:
+def test_any_split_gives_the_same_gradient(
+    prepared: Callable[[str], tuple[Any, Any, Any]], name: str, tokens: int
+) -> None:
     method, actors, batch = prepared(name)
     assert_same(method, actors, batch, batch.split(tokens))
 

@@ -140,7 +140,9 @@ def test_clipped_surrogate_has_no_gradient_where_clipped_and_the_policy_gradient
 def test_clipped_value_loss_on_rows_worked_by_hand() -> None:
     # ε = 0.5, V_old = 1. V = 2, R = 0: clipped to 1.5: ½ max(4, 2.25) = 2.  V = 2, R = 3: ½ max(1, 2.25) = 1.125.
     # V = 1.2, R = 1: inside the clip: ½ · 0.04 = 0.02
-    found = objectives.clipped_value_loss(tensor([[2.0, 2.0, 1.2]]), tensor([[1.0] * 3]), tensor([[0.0, 3.0, 1.0]]), 0.5)
+    found = objectives.clipped_value_loss(
+        tensor([[2.0, 2.0, 1.2]]), tensor([[1.0] * 3]), tensor([[0.0, 3.0, 1.0]]), 0.5
+    )
     close(found, [[2.0, 1.125, 0.02]], 1e-12)
 
 

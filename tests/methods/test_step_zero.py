@@ -1,4 +1,4 @@
-"""Before the first step the policy is its reference: DPO's log-ratios and PPO's KL are exactly zero, the ratio exactly one."""
+"""Before the first step the policy is its reference: log-ratios and KL are exactly zero, the ratio exactly one."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ def begin(world: Path, tmp_path: Path) -> Callable[..., tuple[Any, Any, Any]]:
 
     def make(name: str, **given: Any) -> tuple[Any, Any, Any]:
         method = importlib.import_module(f"kilter.methods.{name}")
-        base = {"dpo": {"model": "llama", "data": "rankings.jsonl", "batch": 12},
-                "ppo": {"model": "llama", "reward": "reward", "data": "prompts.jsonl", "batch": 24, "max_new": 24}}[name]
-        values = {k: str(world / v) if isinstance(v, str) and (world / v).exists() else v for k, v in {**base, **given}.items()}
+        base = {
+            "dpo": {"model": "llama", "data": "rankings.jsonl", "batch": 12},
+            "ppo": {"model": "llama", "reward": "reward", "data": "prompts.jsonl", "batch": 24, "max_new": 24},
+        }[name]
+        values = {
+            k: str(world / v) if isinstance(v, str) and (world / v).exists() else v
+            for k, v in {**base, **given}.items()
+        }
         c = config.build(method.Config, values, name)
         actors = load_actors(method, c, 1, name)
         return method, actors, load_streams(Stage(name, tmp_path, c, 1), method, actors)
@@ -53,9 +58,12 @@ def test_dpo_log_ratios_are_exactly_zero(begin: Callable[..., Any], given: dict[
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
 @pytest.mark.parametrize("given", SPLITS[:3])
-def test_ppo_kl_is_exactly_zero_and_the_first_ratio_exactly_one(begin: Callable[..., Any], family: str,
-                                                                given: dict[str, Any]) -> None:
-    method, actors, streams = begin("ppo", model=family, reward="reward-qwen2" if family == "qwen2" else "reward", **given)
+def test_ppo_kl_is_exactly_zero_and_the_first_ratio_exactly_one(
+    begin: Callable[..., Any], family: str, given: dict[str, Any]
+) -> None:
+    method, actors, streams = begin(
+        "ppo", model=family, reward="reward-qwen2" if family == "qwen2" else "reward", **given
+    )
     batches = list(method.batches(actors, streams, method.State()))
     assert batches[0].metrics["kl"] == 0.0
     assert batches[0].metrics["kl_max"] == 0.0
@@ -130,7 +138,7 @@ def test_a_round_of_ppo_by_hand(begin: Callable[..., Any]) -> None:
 def test_the_adaptive_controller_moves_for_the_next_round(begin: Callable[..., Any]) -> None:
     method, actors, streams = begin("ppo", kl_target=2.0, kl_coef=0.3, kl_horizon=5.0)
     state = ppo.State()
-    batch = list(method.batches(actors, streams, state))[0]
+    batch = next(method.batches(actors, streams, state))
     assert batch.metrics["kl_coef"] == 0.3
     assert state.kl_coef == pytest.approx(0.3 * (1 - 0.2 / 5))  # KL is 0: the error is clipped at -0.2
 

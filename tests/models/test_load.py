@@ -47,8 +47,11 @@ def test_a_reward_model_is_no_language_model(make_model: Callable[..., Any], tok
 def test_saved_folders_load_in_transformers_and_give_the_same_numbers(
     make_model: Callable[..., Any], tokenizer: Any, tmp_path: Path, family: str
 ) -> None:
-    autos = {"causal": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification,
-             "value": AutoModelForTokenClassification}
+    autos = {
+        "causal": AutoModelForCausalLM,
+        "reward": AutoModelForSequenceClassification,
+        "value": AutoModelForTokenClassification,
+    }
     for kind, auto in autos.items():
         model = make_model(family, kind)
         load.save(model, tokenizer, tmp_path / kind)
@@ -96,8 +99,9 @@ def test_dropout_is_off_everywhere(make_model: Callable[..., Any], tokenizer: An
         (lambda f: (f / "model.safetensors").write_bytes(b"12345678" * 20), "can't be loaded as a causal model"),
     ],
 )
-def test_a_folder_that_is_no_model_is_refused(world: Path, tmp_path: Path, change: Callable[[Path], Any], message: str
-                                              ) -> None:
+def test_a_folder_that_is_no_model_is_refused(
+    world: Path, tmp_path: Path, change: Callable[[Path], Any], message: str
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(world / "llama", folder)
     change(folder)

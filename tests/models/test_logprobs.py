@@ -35,13 +35,14 @@ def plain_logps(model: Any, sequence: list[int], temperature: float = 1.0) -> to
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("tokens", [4096, 40])
-def test_answer_logps_are_those_of_the_plain_forward(make_model: Callable[..., Any], family: str, dtype: str, tokens: int
-                                                     ) -> None:
+def test_answer_logps_are_those_of_the_plain_forward(
+    make_model: Callable[..., Any], family: str, dtype: str, tokens: int
+) -> None:
     model = make_model(family, dtype=dtype)
     sequences, starts = rows()
     with torch.no_grad():
         for temperature in (1.0, 0.7):
-            found, entropies = logprobs.answer_logps(model, sequences, starts, temperature, tokens)
+            found, entropies = logprobs.answer_logps(model, sequences, starts, temperature, tokens, entropy=True)
             for sequence, start, logps, entropy in zip(sequences, starts, found, entropies, strict=True):
                 wanted = plain_logps(model, sequence, temperature)[start - 1 :]
                 assert (logps.double() - wanted).abs().max() < BOUNDS[dtype]
@@ -55,8 +56,9 @@ def test_answer_logps_are_those_of_the_plain_forward(make_model: Callable[..., A
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", BOUNDS)
-def test_scores_are_those_of_sequence_classification(make_model: Callable[..., Any], tokenizer: Any, family: str, dtype: str
-                                                     ) -> None:
+def test_scores_are_those_of_sequence_classification(
+    make_model: Callable[..., Any], tokenizer: Any, family: str, dtype: str
+) -> None:
     model = make_model(family, "reward", dtype)
     sequences, _ = rows()
     with torch.no_grad():
@@ -71,8 +73,9 @@ def test_scores_are_those_of_sequence_classification(make_model: Callable[..., A
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", BOUNDS)
-def test_values_are_those_of_token_classification_before_each_answer_token(make_model: Callable[..., Any], family: str,
-                                                                           dtype: str) -> None:
+def test_values_are_those_of_token_classification_before_each_answer_token(
+    make_model: Callable[..., Any], family: str, dtype: str
+) -> None:
     model = make_model(family, "value", dtype)
     sequences, starts = rows()
     with torch.no_grad():
@@ -85,15 +88,18 @@ def test_values_are_those_of_token_classification_before_each_answer_token(make_
 
 def _packed() -> tuple[Any, list[TextItem]]:
     sequences, starts = rows(6)
-    items = [TextItem(s, [False] * a + [True] * (len(s) - a), f"f:{i}")
-             for i, (s, a) in enumerate(zip(sequences, starts, strict=True))]
+    items = [
+        TextItem(s, [False] * a + [True] * (len(s) - a), f"f:{i}")
+        for i, (s, a) in enumerate(zip(sequences, starts, strict=True))
+    ]
     return packed([items[:3], items[3:5], items[5:]], 90, pad=0), items
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", BOUNDS)
-def test_packed_documents_give_what_each_gives_alone_gradients_included(make_model: Callable[..., Any], family: str,
-                                                                       dtype: str) -> None:
+def test_packed_documents_give_what_each_gives_alone_gradients_included(
+    make_model: Callable[..., Any], family: str, dtype: str
+) -> None:
     model = make_model(family, dtype=dtype)
     batch, items = _packed()
     found = logprobs.text_logps(model, batch)
@@ -120,7 +126,9 @@ def test_a_document_does_not_see_its_neighbour_in_the_row(make_model: Callable[.
     assert len(results[0]) == 3  # a document's first token is predicted from nothing and never counts
 
 
-def test_the_head_in_tiles_gives_the_same_logps(make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_in_tiles_gives_the_same_logps(
+    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_model("llama", dtype="float64")
     sequences, starts = rows()
     whole = torch.cat(logprobs.answer_logps(model, sequences, starts)[0])
@@ -129,15 +137,28 @@ def test_the_head_in_tiles_gives_the_same_logps(make_model: Callable[..., Any], 
     assert (whole - tiled).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(("name", "value"), [("logits_scaling", 4.0), ("logit_scale", 0.25), ("final_logit_softcapping", 3.0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("logits_scaling", 4.0), ("logit_scale", 0.25), ("final_logit_softcapping", 3.0)]
+)
 def test_logits_that_a_family_scales_or_caps_are_read_as_its_forward_gives_them(name: str, value: float) -> None:
     """Granite divides its logits, Cohere multiplies, Gemma 2 caps them with tanh."""
     from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
 
     kind = {"logits_scaling": GraniteConfig, "logit_scale": CohereConfig, "final_logit_softcapping": Gemma2Config}[name]
-    sizes = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "initializer_range": 0.5,
-             "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    sizes = {
+        "vocab_size": 60,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.5,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
     model = AutoModelForCausalLM.from_config(kind(**sizes, **{name: value}), dtype=torch.float64).eval()
     sequences, starts = rows(3, 60)
     found, _ = logprobs.answer_logps(model, sequences, starts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +109,16 @@ def test_an_adapter_made_by_peft_loads_here(world: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"use_rslora": True}, "use_rslora"), ({"use_dora": True}, "use_dora"), ({"peft_type": "IA3"}, "IA3"),
-     ({"rank_pattern": {"q_proj": 8}}, "rank_pattern")],
+    [
+        ({"use_rslora": True}, "use_rslora"),
+        ({"use_dora": True}, "use_dora"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
+    ],
 )
-def test_an_adapter_of_another_kind_is_refused(world: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_an_adapter_of_another_kind_is_refused(
+    world: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     lora.save_adapter(adapted(world / "llama"), str(world / "llama"), 4, 16.0, tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -139,7 +144,7 @@ def test_the_merged_folder_gives_the_same_numbers(world: Path, tmp_path: Path, t
 @pytest.mark.parametrize("kind", ["causal", "reward"])
 def test_a_model_without_linear_layers_is_refused(world: Path, kind: str) -> None:
     model = load.load(str(world / "gpt2"), kind)  # GPT-2's layers are Conv1D
-    with pytest.raises(RecipeError, match="no nn.Linear layers below its head"):
+    with pytest.raises(RecipeError, match=r"no nn\.Linear layers below its head"):
         lora.attach(model, 4, 16.0, ("key",))
 
 

@@ -34,8 +34,14 @@ def test_greedy_ids_are_those_of_generate(make_model: Callable[..., Any], family
     asked = prompts()
     found = sample(model, asked, keys(len(asked)), Sampling(temperature=0, max_new=24), EOS)
     for prompt, answer in zip(asked, found, strict=True):
-        ids = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                             do_sample=False, max_new_tokens=24, eos_token_id=EOS, pad_token_id=0)
+        ids = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=24,
+            eos_token_id=EOS,
+            pad_token_id=0,
+        )
         assert answer.ids == ids[0, len(prompt) :].tolist()
         assert answer.finished == (answer.ids[-1] == EOS)
 
@@ -54,11 +60,13 @@ def test_logps_are_those_that_training_computes(make_model: Callable[..., Any], 
 
 
 def test_first_tokens_are_distributed_as_the_model_says(make_model: Callable[..., Any]) -> None:
-    """Chi-square over many keyed draws; cells of fewer than 5 expected draws are joined. Fails by chance once in 10⁴."""
+    """Chi-square over many keyed draws; cells of fewer than 5 expected draws are joined.."""
     model, n = make_model("llama", seed=2), 20_000
     prompt = prompts()[0]
     for temperature in (1.0, 0.6):
-        found = sample(model, [prompt] * n, keys(n, f"t{temperature}"), Sampling(temperature=temperature, max_new=1), EOS)
+        found = sample(
+            model, [prompt] * n, keys(n, f"t{temperature}"), Sampling(temperature=temperature, max_new=1), EOS
+        )
         counts = np.bincount([a.ids[0] for a in found], minlength=model.config.vocab_size)
         with torch.no_grad():
             p = F.softmax(model(torch.tensor([prompt])).logits[0, -1].double() / temperature, -1).numpy()
@@ -75,8 +83,9 @@ def test_first_tokens_are_distributed_as_the_model_says(make_model: Callable[...
         assert ((statistic / df) ** (1 / 3) - (1 - 2 / (9 * df))) / (2 / (9 * df)) ** 0.5 < 3.7
 
 
-def test_draws_do_not_depend_on_order_neighbours_or_compaction(make_model: Callable[..., Any],
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_do_not_depend_on_order_neighbours_or_compaction(
+    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, asked, settings = make_model("llama", seed=2), prompts(40), Sampling(max_new=40)
     endless = sample(model, asked, keys(40), settings, eos=-1)
     eos = int(np.bincount([i for a in endless for i in a.ids]).argmax())  # so that rows end at many different times
@@ -111,8 +120,9 @@ def test_a_longer_limit_only_goes_on(make_model: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (0, 0.6), (8, 0.5)])
-def test_truncated_logps_are_those_of_the_truncated_distribution(make_model: Callable[..., Any], top_k: int, top_p: float
-                                                                 ) -> None:
+def test_truncated_logps_are_those_of_the_truncated_distribution(
+    make_model: Callable[..., Any], top_k: int, top_p: float
+) -> None:
     model, prompt, n = make_model("llama"), prompts()[2], 400
     with torch.no_grad():
         p = F.softmax(model(torch.tensor([prompt])).logits[0, -1].double() / 0.9, -1).numpy()

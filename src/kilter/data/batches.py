@@ -26,9 +26,9 @@ class TextBatch:
     segments_BT: Tensor
     """Number of the document within its row, 0 for padding."""
     positions_BT: Tensor
-    rows: list[list[str]] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list, kw_only=True)
     """Where the documents of each row come from."""
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict, kw_only=True)
 
     @property
     def wheres(self) -> list[str]:
@@ -45,7 +45,7 @@ class TextBatch:
         rows = max(1, tokens // self.ids_BT.shape[1])
         parts = zip(*(t.split(rows) for t in (self.ids_BT, self.trained_BT, self.segments_BT, self.positions_BT)),
                     strict=True)
-        return [TextBatch(*part, self.rows[i * rows : (i + 1) * rows]) for i, part in enumerate(parts)]
+        return [TextBatch(*part, rows=self.rows[i * rows : (i + 1) * rows]) for i, part in enumerate(parts)]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,10 @@ class RankedBatch:
 
     @classmethod
     def of(cls, items: Sequence[RankedItem]) -> RankedBatch:
-        sequences, starts, pairs, sizes = [], [], [], []
+        sequences: list[list[int]] = []
+        starts: list[int] = []
+        pairs: list[list[Pair]] = []
+        sizes: list[int] = []
         for item in items:
             base = len(sequences)
             sequences += item.sequences
@@ -112,9 +115,9 @@ class RolloutBatch:
     old_values_BR: Tensor
     advantages_BR: Tensor
     returns_BR: Tensor
-    wheres: list[str] = field(default_factory=list)
+    wheres: list[str] = field(default_factory=list, kw_only=True)
     """The rows that the prompts come from."""
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict, kw_only=True)
 
     @property
     def answer_tokens(self) -> int:
@@ -126,24 +129,27 @@ class RolloutBatch:
         return RolloutBatch([self.sequences[i] for i in index], [self.starts[i] for i in index],
                             *(t[at] for t in (self.mask_BR, self.old_logps_BR, self.ref_logps_BR, self.old_values_BR,
                                               self.advantages_BR, self.returns_BR)),
-                            [self.wheres[i] for i in index] if self.wheres else [])
+                            wheres=[self.wheres[i] for i in index] if self.wheres else [])
 
     def split(self, tokens: int) -> list[RolloutBatch]:
         """Micro-batches of at most `tokens` tokens in the order of rows (at least one row)."""
         return [self.rows(group) for group in budget_groups([len(s) for s in self.sequences], tokens)]
 
 
-def budget_groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Consecutive rows in groups whose padded size stays within `tokens`."""
+def budget_groups(lengths: Sequence[int], tokens: int, waste: int | None = None) -> list[list[int]]:
+    """Consecutive rows in groups whose padded size stays within `tokens`, and whose padding within `waste` if given."""
     groups: list[list[int]] = []
-    widest = 0
+    widest = padding = 0
     for i, length in enumerate(lengths):
-        widest = max(widest, length) if groups and groups[-1] else length
-        if groups and (len(groups[-1]) + 1) * widest <= tokens:
+        wider = max(widest, length) if groups else length
+        size = len(groups[-1]) if groups else 0
+        more = padding + size * (wider - widest) + wider - length
+        if groups and (size + 1) * wider <= tokens and (waste is None or more <= waste):
             groups[-1].append(i)
+            widest, padding = wider, more
         else:
             groups.append([i])
-            widest = length
+            widest, padding = length, 0
     return groups
 
 
@@ -219,4 +225,4 @@ def packed(rows: Sequence[Sequence[TextItem]], context: int, pad: int) -> TextBa
             positions[r, at:end] = np.arange(len(item))
             at = end
     tensors = (torch.from_numpy(a) for a in (ids, trained, segments, positions))
-    return TextBatch(*tensors, [[item.where for item in items] for items in rows])
+    return TextBatch(*tensors, rows=[[item.where for item in items] for items in rows])

@@ -102,7 +102,7 @@ class Rows:
 
 
 def read_rows(path: Path, parse: Callable[[dict[str, Any], str], Any]) -> Rows:
-    """Parse every line of a JSONL file (or every *.jsonl of a folder), keeping the bad ones with file, line and reason."""
+    """Parse every line of a JSONL file (or every *.jsonl of a folder); bad ones are kept with file, line and reason."""
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files or not all(f.is_file() for f in files):
         raise DataError(f"no JSONL file at {path}")
@@ -115,7 +115,7 @@ def read_rows(path: Path, parse: Callable[[dict[str, Any], str], Any]) -> Rows:
                 where = f"{file}:{number}"
                 try:
                     rows.good.append((where, parse(parse_line(raw, where), where)))
-                except (ValueError, TypeError, KeyError, AttributeError) as error:  # DataError is a ValueError
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
                     rows.rejects.append(_reject(where, error, raw))
     return rows
 
@@ -160,7 +160,8 @@ def load(path: Path, kind: str, tokenizer: Any, context: int, max_rejects: float
     return items, rows.rejects
 
 
-def judge_rejects(path: Path, total: int, rejects: list[dict[str, Any]], limit: float, keep: Path | None = None) -> None:
+def judge_rejects(path: Path, total: int, rejects: list[dict[str, Any]], limit: float, keep: Path | None = None
+                  ) -> None:
     """Refuse a file without usable rows, or with more than a share `limit` of unusable ones."""
     if total == 0:
         raise DataError(f"{path} has no rows")
@@ -181,7 +182,9 @@ def _unusable(item: Any, where: str, context: int) -> DataError | None:
     else:
         longest = len(item)
     if longest > context:
-        return DataError(f"{where}: {longest} tokens, but the context is {context}; shorten it or raise the field context")
+        return DataError(
+            f"{where}: {longest} tokens, but the context is {context}; shorten it or raise the field context"
+        )
     if isinstance(item, TextItem) and not any(item.trained):
         return DataError(f"{where}: the answer has no token to train on")
     return None
@@ -203,7 +206,8 @@ def _text_items(tokenizer: Any, rows: list[tuple[str, Any]], _: bool) -> list[Te
 
 
 def _demonstration_items(tokenizer: Any, rows: list[tuple[str, Any]], all_turns: bool) -> list[TextItem]:
-    done = render.answered(tokenizer, [d.prompt.messages for _, d in rows], [d.answer for _, d in rows], None, all_turns)
+    prompts, answers = [d.prompt.messages for _, d in rows], [d.answer for _, d in rows]
+    done = render.answered(tokenizer, prompts, answers, None, all_turns)
     return [TextItem(r.ids, r.trained, where) for r, (where, _) in zip(done, rows, strict=True)]
 
 

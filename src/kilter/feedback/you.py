@@ -183,7 +183,7 @@ class Keys:
 
         before = termios.tcgetattr(sys.stdin)
         try:
-            tty.setcbreak(sys.stdin)  # Ctrl-C still interrupts
+            tty.setcbreak(sys.stdin, termios.TCSADRAIN)  # Ctrl-C still interrupts; keys typed ahead are kept
             key = os.read(sys.stdin.fileno(), 1)
         finally:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

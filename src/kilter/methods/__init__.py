@@ -44,7 +44,7 @@ class Training:
     lr: float = 2e-4
     """Peak learning rate of AdamW."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """`muon` orthogonalises the steps of the hidden matrices and leaves the rest to AdamW: for small models from scratch."""
+    """`muon` orthogonalises the steps of hidden matrices, the rest is AdamW's: for small models from scratch."""
     muon_lr: float = 7.5e-3
     """Peak learning rate of Muon's matrices."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -56,7 +56,7 @@ class Training:
     clip: float = 1.0
     """Largest gradient norm per learning actor; 0 switches clipping off."""
     micro_tokens: int = 65536
-    """Padded tokens per forward and backward; a batch above it is split, which changes memory but never the gradient."""
+    """Padded tokens per forward and backward; a larger batch is split, which changes memory, never the gradient."""
     context: int | None = None
     """Longest row in tokens; unset means the model's own limit."""
     max_rejects: float = 0.01

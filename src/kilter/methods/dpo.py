@@ -69,6 +69,7 @@ def loss(actors: Any, batch: RankedBatch) -> Loss:
     from kilter.models.logprobs import sequence_logps
 
     c = actors.config
+    assert batch.reference_N is not None  # `batches` has put it there
     gain_N = sequence_logps(actors.policy, batch.sequences, batch.starts) - batch.reference_N
     flat = [p for pairs in batch.pairs for p in pairs]
     weight_P = gain_N.new_tensor([p.weight for p in flat])

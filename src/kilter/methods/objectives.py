@@ -25,8 +25,9 @@ def dpo_sigmoid(gain_better_P: Tensor, gain_worse_P: Tensor, beta: float, smooth
     return -(1 - smoothing) * F.logsigmoid(margin_P) - smoothing * F.logsigmoid(-margin_P)
 
 
-def kl_penalised_rewards(score_B: Tensor, logps_BR: Tensor, ref_logps_BR: Tensor, mask_BR: Tensor, beta: float) -> Tensor:
-    """r_t = -β (log π - log π_ref) at every token, plus the score at the last one (Ziegler et al. 2019, arXiv:1909.08593)."""
+def kl_penalised_rewards(score_B: Tensor, logps_BR: Tensor, ref_logps_BR: Tensor, mask_BR: Tensor, beta: float
+                         ) -> Tensor:
+    """r_t = -β (log π - log π_ref) at every token, plus the score at the last (Ziegler 2019, arXiv:1909.08593)."""
     rewards_BR = -beta * (logps_BR - ref_logps_BR) * mask_BR
     last_B = mask_BR.long().sum(-1) - 1
     rows = torch.arange(len(score_B), device=score_B.device)
@@ -34,7 +35,7 @@ def kl_penalised_rewards(score_B: Tensor, logps_BR: Tensor, ref_logps_BR: Tensor
 
 
 def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2015, arXiv:1506.02438), episodes ending at each row's last token.
+    """Generalised advantage estimation (Schulman 2015, arXiv:1506.02438), episodes ending at each row's last token.
 
     δ_t = r_t + γ V_{t+1} - V_t,  A_t = δ_t + γλ A_{t+1},  return_t = A_t + V_t; V after the last token is 0.
     """
@@ -58,8 +59,9 @@ def whiten(values_BR: Tensor, mask_BR: Tensor, shift: bool = True) -> Tensor:
     return (white if shift else white + mean) * mask_BR
 
 
-def clipped_surrogate(logps_BR: Tensor, old_logps_BR: Tensor, advantages_BR: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """-min(ρ A, clip(ρ, 1-ε, 1+ε) A) per token with ρ = π/π_old, and where clipping bites (Schulman 2017, arXiv:1707.06347)."""
+def clipped_surrogate(logps_BR: Tensor, old_logps_BR: Tensor, advantages_BR: Tensor, clip: float
+                      ) -> tuple[Tensor, Tensor]:
+    """-min(ρ A, clip(ρ, 1-ε, 1+ε) A) per token, ρ = π/π_old, and where clipped (Schulman 2017, arXiv:1707.06347)."""
     ratio_BR = (logps_BR - old_logps_BR).exp()
     plain = ratio_BR * advantages_BR
     clipped = ratio_BR.clamp(1 - clip, 1 + clip) * advantages_BR

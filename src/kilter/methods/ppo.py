@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from kilter.data.batches import RolloutBatch
+from kilter.data.batches import RolloutBatch, budget_groups
 from kilter.errors import RunError
 from kilter.methods import Loss, Training
 from kilter.methods.objectives import (
@@ -137,8 +137,8 @@ def batches(actors: Any, streams: Mapping[str, Any], state: State) -> Iterator[P
     raw_B, score_B = reward_scores(actors, rollout, c.reward_clip)
     if state.round == 0 and len(score_B) > 1 and float(score_B.min()) == float(score_B.max()):
         raise RunError(
-            f"stage {actors.stage}: every answer of the first round got the same score ({float(raw_B[0]):g} before clipping), "
-            f"so there is nothing to learn; is {actors.config.reward} a trained reward model?"
+            f"stage {actors.stage}: every answer of the first round got the same score ({float(raw_B[0]):g} before "
+            f"clipping), so there is nothing to learn; is {actors.config.reward} a trained reward model?"
         )
     finished_B = torch.tensor([a.finished for a in rollout.answers])
     score_B = score_B.cpu() - c.eos_penalty * (~finished_B).float()
@@ -158,7 +158,8 @@ def batches(actors: Any, streams: Mapping[str, Any], state: State) -> Iterator[P
             step = epoch * len(batches_) + number
             first = epoch == 0 and number == 0
             corpus = _corpus(streams, c, state.round, step)
-            yield PpoBatch(batch, corpus, metrics, samples(actors, rollout, raw_B)) if first else PpoBatch(batch, corpus)
+            shown = (metrics, samples(actors, rollout, raw_B)) if first else ()
+            yield PpoBatch(batch, corpus, *shown)
 
 
 def _corpus(streams: Mapping[str, Any], c: Config, round_: int, step: int) -> Any:
@@ -169,7 +170,7 @@ def _corpus(streams: Mapping[str, Any], c: Config, round_: int, step: int) -> An
 
 
 def _minibatches(actors: Any, sequences: list[list[int]], starts: list[int], c: Config) -> list[list[int]]:
-    """Rows of each mini-batch: dealt like cards from the length-sorted rollout, so that all are alike and padding is small."""
+    """Rows of each mini-batch: dealt like cards from the length-sorted rollout, so that all are alike."""
     return [list(range(m, len(sequences), c.minibatches)) for m in range(min(c.minibatches, len(sequences)))]
 
 
@@ -181,17 +182,21 @@ def _score(actors: Any, sequences: list[list[int]], starts: list[int]) -> dict[s
 
     out: dict[str, Any] = {"sequences": sequences, "starts": starts}
     c = actors.config
-    with torch.no_grad():
-        old, entropy = answer_logps(actors.policy, sequences, starts, c.temperature, c.micro_tokens)
-        ref, _ = answer_logps(actors.reference, sequences, starts, c.temperature, c.micro_tokens)
-        values = token_values(actors.value, sequences, starts, c.micro_tokens)
-    out["mask"] = pad_rows([torch.ones_like(r) for r in old])
-    for name, rows in (("old", old), ("ref", ref), ("values", values), ("entropy", entropy)):
-        out[name] = pad_rows(rows)
-    return out
+    found: dict[str, list[Any]] = {"old": [], "ref": [], "values": [], "entropy": []}
+    for micro in budget_groups([len(s) for s in sequences], c.micro_tokens):
+        part = [sequences[i] for i in micro], [starts[i] for i in micro]
+        with torch.no_grad():
+            old, entropy = answer_logps(actors.policy, *part, c.temperature, c.micro_tokens, entropy=True)
+            ref, _ = answer_logps(actors.reference, *part, c.temperature, c.micro_tokens)
+            values = token_values(actors.value, *part, c.micro_tokens)
+        for name, rows in (("old", old), ("ref", ref), ("values", values), ("entropy", entropy)):
+            found[name] += rows
+    out["mask"] = pad_rows([torch.ones_like(r) for r in found["old"]])
+    return out | {name: pad_rows(rows) for name, rows in found.items()}
 
 
-def _round_metrics(rollout: Any, minis: list[list[int]], scored: list[dict[str, Any]], score_B: Any) -> dict[str, float]:
+def _round_metrics(rollout: Any, minis: list[list[int]], scored: list[dict[str, Any]], score_B: Any
+                   ) -> dict[str, float]:
     import torch
 
     drift_B = torch.cat([((s["old"] - s["ref"]) * s["mask"]).sum(-1) for s in scored])

@@ -62,6 +62,7 @@ def load_tokenizer(name: str) -> Any:
 
 def check_base(name: str, chat: bool) -> None:
     """Refuse a folder that training can't start from: no model, or a tokenizer that lacks something."""
+    check_model(name)
     _config(name)
     tokenizer = load_tokenizer(name)
     render.check_tokenizer(tokenizer, name)

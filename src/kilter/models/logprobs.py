@@ -17,12 +17,15 @@ from kilter.models.load import backbone, scalar_head
 
 FORWARD_TOKENS = 4096
 """Padded tokens per forward pass of ragged sequences."""
+WASTE = 256
+"""Padding, in tokens, that costs about as much as one more forward pass: a group of ragged sequences ends there."""
 HEAD_ROWS = 8192
 """Positions per tile of the vocabulary head."""
 
 
 def device_of(model: Any) -> torch.device:
-    return next(model.parameters()).device
+    device: torch.device = next(model.parameters()).device
+    return device
 
 
 def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
@@ -85,7 +88,7 @@ def _by_length(sequences: Sequence[Sequence[int]], run: Callable[[list[int], Ten
     """Run ragged sequences in length-sorted groups with little padding; results come back in the given order."""
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
     results: list[Tensor | None] = [None] * len(sequences)
-    for group in budget_groups([len(sequences[i]) for i in order], tokens):
+    for group in budget_groups([len(sequences[i]) for i in order], tokens, WASTE):
         members = [order[g] for g in group]
         for i, value in zip(members, run(members, pad_right([sequences[i] for i in members], device)), strict=True):
             results[i] = value
@@ -93,8 +96,8 @@ def _by_length(sequences: Sequence[Sequence[int]], run: Callable[[list[int], Ten
 
 
 def answer_logps(model: Any, sequences: Sequence[Sequence[int]], starts: Sequence[int], temperature: float = 1.0,
-                 tokens: int = FORWARD_TOKENS) -> tuple[list[Tensor], list[Tensor]]:
-    """Per sequence, log p of each answer token (from `starts` to the end), and the entropy where each was drawn."""
+                 tokens: int = FORWARD_TOKENS, entropy: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+    """Per sequence, log p of each answer token (from `starts` to the end), and (when asked for) the entropy there."""
     device = device_of(model)
     entropies: dict[int, Tensor] = {}
 
@@ -102,9 +105,9 @@ def answer_logps(model: Any, sequences: Sequence[Sequence[int]], starts: Sequenc
         h_BTd = hidden(model, ids_BT)
         rows = torch.cat([torch.full((len(sequences[i]) - starts[i],), b) for b, i in enumerate(members)]).to(device)
         columns = torch.cat([torch.arange(starts[i], len(sequences[i])) for i in members]).to(device)
-        logps, entropy = token_logps(model, h_BTd[rows, columns - 1], ids_BT[rows, columns], temperature)
+        logps, spread = token_logps(model, h_BTd[rows, columns - 1], ids_BT[rows, columns], temperature, entropy)
         sizes = [len(sequences[i]) - starts[i] for i in members]
-        entropies.update(zip(members, entropy.split(sizes), strict=True))
+        entropies.update(zip(members, spread.split(sizes), strict=True))
         return list(logps.split(sizes))
 
     logps = _by_length(sequences, run, device, tokens)

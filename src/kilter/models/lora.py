@@ -34,7 +34,8 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=w.device, dtype=w.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + self.scale * F.linear(F.linear(x, self.lora_A), self.lora_B)
+        plain: Tensor = self.base(x)
+        return plain + self.scale * F.linear(F.linear(x, self.lora_A), self.lora_B)
 
     def merged(self) -> nn.Linear:
         """The plain layer with the correction added in."""
@@ -99,9 +100,10 @@ def load_merged(folder: str, kind: str, dtype: str, device: str) -> Any:
     config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         raise RecipeError(f"{folder} holds a {config.get('peft_type')} adapter; only LORA adapters can be loaded")
-    special = [k for k in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern") if config.get(k)]
+    unknown = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern")
+    special = [k for k in unknown if config.get(k)]
     if special:
-        raise RecipeError(f"{folder} uses {special[0]}, which kilter doesn't know; merge the adapter with PEFT and give that")
+        raise RecipeError(f"{folder} uses {special[0]}, which can't be loaded; merge it with PEFT and give that")
     model = load(config["base_model_name_or_path"], kind, dtype, device)
     tensors = load_file(Path(folder) / "adapter_model.safetensors", device=device)
     scale = config["lora_alpha"] / config["r"]

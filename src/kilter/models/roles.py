@@ -62,8 +62,8 @@ def load_actors(method: Method, config: Training, seed: int, stage: str) -> Acto
         _check_vocabulary(model, tokenizer, name)
         if name != config.model and load.load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
             raise RecipeError(
-                f"stage {stage}: the {role} model {name} has another tokenizer than {config.model}; it would read other words "
-                "than the policy writes. Use models that share one tokenizer"
+                f"stage {stage}: the {role} model {name} has another tokenizer than {config.model}; it would read "
+                "other words than the policy writes. Use models that share one tokenizer"
             )
         learns = role in method.PARAMS
         model.requires_grad_(learns and not config.lora_rank)

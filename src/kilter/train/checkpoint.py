@@ -62,8 +62,9 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.clone() if t.ndim == 0 else t for n, t in tensors.items()}
 
 
-def load_newest(folder: Path, actors: Actors, optimizers: Optimizers, state_type: type[Any]) -> tuple[Any, dict[str, Any]] | None:
-    """Restore the newest checkpoint into actors and optimisers; returns (state, progress), or None where there is none."""
+def load_newest(folder: Path, actors: Actors, optimizers: Optimizers, state_type: type[Any]
+                ) -> tuple[Any, dict[str, Any]] | None:
+    """Restore the newest readable checkpoint into actors and optimisers; (state, progress), or None where none is."""
     found = sorted(folder.glob("round-*"), reverse=True) if folder.is_dir() else []
     if not found:
         return None
@@ -80,7 +81,7 @@ def load_newest(folder: Path, actors: Actors, optimizers: Optimizers, state_type
     weights = learning_weights(actors, list(optimizers.by_actor))
     given = {n.removeprefix("weight|") for n in tensors if n.startswith("weight|")}
     if given != set(weights):
-        raise RunError(f"checkpoint {newest} holds other weights than this stage trains; delete that folder to start anew")
+        raise RunError(f"checkpoint {newest} holds other weights than this stage trains; delete it to begin anew")
     with torch.no_grad():
         for name, p in weights.items():
             p.copy_(tensors[f"weight|{name}"])

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -60,7 +61,7 @@ def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]
         where = getattr(config, name)
         if not where:
             continue
-        packed, _, plain = kind.rpartition("packed-")
+        plain = kind.removeprefix("packed-")
         room = min(config.row_tokens, context) if kind == "packed-text" else context
         if plain == "text":
             items, bad = load_text(Path(where), actors.tokenizer, room, config.max_rejects, stage.path("rejects.jsonl"))
@@ -68,7 +69,8 @@ def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]
             room = context - getattr(config, "max_new", 0) if plain == "prompts" else context
             if room < 1:
                 raise RecipeError(
-                    f"stage {stage.name}: max_new is {config.max_new}, but the context has {context} tokens in all; lower it"
+                    f"stage {stage.name}: max_new is {config.max_new}, but the context has {context} tokens in all; "
+                    "lower it"
                 )
             items, bad = data.load(Path(where), plain, actors.tokenizer, room, config.max_rejects,
                                    getattr(config, "turns", "last") == "all", stage.path("rejects.jsonl"))
@@ -103,10 +105,8 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         self.asked = False
         self.before: Any = None
-        try:
+        with contextlib.suppress(ValueError):  # not the main thread: whoever owns it decides
             self.before = signal.signal(signal.SIGINT, self._note)
-        except ValueError:  # not the main thread: whoever owns it decides
-            pass
         return self
 
     def _note(self, *_: object) -> None:
@@ -171,7 +171,8 @@ class Loop:
     def _checkpoint(self, state: Any) -> None:
         self._flush()
         progress = {"step": self.step, "steps_per_round": self.step / max(1, state.round)}
-        checkpoint.save(self.stage.path("checkpoints"), self.actors, self.optimizers, state, progress, self.stage.config.keep)
+        folder, keep = self.stage.path("checkpoints"), self.stage.config.keep
+        checkpoint.save(folder, self.actors, self.optimizers, state, progress, keep)
 
     def _optimise(self, batch: Any) -> dict[str, float]:
         """One optimiser step on one batch; returns its metrics."""
@@ -183,8 +184,8 @@ class Loop:
         if bad:
             guilty = _guilty(self.method, self.actors, batch)
             raise RunError(
-                f"stage {self.stage.name}, step {self.step}: {bad[0]} is {metrics[bad[0]]}{guilty}; stopped before the step, "
-                "the last checkpoint is kept. Look at those rows, or lower lr"
+                f"stage {self.stage.name}, step {self.step}: {bad[0]} is {metrics[bad[0]]}{guilty}; stopped before the "
+                "step, the last checkpoint is kept. Look at those rows, or lower lr"
             )
         for role, params in self.optimizers.by_actor.items():
             norm = clip_gradients(params, config.clip)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices_NMK: Tensor, steps: int = 5) -> Tensor:
-    """Newton-Schulz iterations towards the nearest (semi-)orthogonal matrices, a stack at a time (Jordan et al. 2024)."""
+    """Newton-Schulz iterations towards the nearest (semi-)orthogonal matrices, a stack at a time (Jordan 2024)."""
     a, b, c = COEFFICIENTS
     x = matrices_NMK
     tall = x.shape[-2] > x.shape[-1]
@@ -37,11 +37,12 @@ def orthogonalise(matrices_NMK: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    found: Tensor = x.mT if tall else x
+    return found
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose step is orthogonalised, scaled by sqrt(max(1, rows / columns)); matrices of one shape go together."""
+    """Nesterov momentum, its step orthogonalised and scaled by sqrt(max(1, rows / columns)); a shape goes together."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95,
                  ns_steps: int = 4) -> None:
@@ -111,7 +112,7 @@ class Optimizers:
     def state(self) -> dict[str, Tensor]:
         """Every tensor of optimiser state under `parameter|key`."""
         return {
-            f"{self.names[p]}|{key}": value
+            f"{self.names[cast(nn.Parameter, p)]}|{key}": value
             for optimizer, _ in self.parts
             for p, entries in optimizer.state.items()
             for key, value in entries.items()
