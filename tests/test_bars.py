@@ -24,8 +24,19 @@ def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sandbox_meets_every_bar(seed: int, runs_folder: Path) -> None:
     """DPO and PPO beat SFT honestly: not by length, not by refusing, not by sharpening, at a bounded tax."""
-    command = [sys.executable, "-m", "kilter", "run", "sandbox", "--set", f"seed={seed}", "--runs", str(runs_folder),
-               "--name", f"seed{seed}"]
+    command = [
+        sys.executable,
+        "-m",
+        "kilter",
+        "run",
+        "sandbox",
+        "--set",
+        f"seed={seed}",
+        "--runs",
+        str(runs_folder),
+        "--name",
+        f"seed{seed}",
+    ]
     subprocess.run(command, check=True, timeout=1500)
     run = runs_folder / f"seed{seed}"
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))

@@ -135,7 +135,7 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("run sandbox --seeds 1,1", "given twice"),
         ("run sandbox --seeds 1,2 --set seed=3", "can't both be given"),
         ("run sandbox --until colect", "did you mean 'collect'?"),
-        ("run sandbox --name ../elsewhere", "names a folder within runs"),
+        ("run sandbox --name ../elsewhere", "a folder within runs"),
         ("init sandbxo", "did you mean 'sandbox'?"),
         ("report nope", "no run 'nope'"),
         ("chat a b c", "one checkpoint or two"),

@@ -404,6 +404,7 @@ def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on_from_it(
     def press() -> None:
         while not (folder / "checkpoints" / "round-0000050").exists():
             time.sleep(0.001)
+        time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()

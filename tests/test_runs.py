@@ -74,6 +74,21 @@ def test_one_changed_setting_redoes_that_stage_and_what_depends_on_it(
     assert sorted(p.name for p in (folder / ".superseded").iterdir()) == ["dpo-1", "reward-1", "reward-2", "sft-1"]
 
 
+@pytest.mark.parametrize("change", [{"seed": 2}, {"threads": 2}])
+def test_another_seed_or_thread_count_redoes_everything(
+    recipe: Recipe, tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # the other tests go on with theirs
+    path = recipe({"pretrain": QUICK["pretrain"]})
+    folder = go(path, tmp_path / "runs", name="one").folder
+    before = stamps(folder)
+    go(path, tmp_path / "runs", name="one", set=change)
+    assert stamps(folder) != before
+    assert (folder / ".superseded" / "pretrain-1" / "DONE").is_file()
+
+
 def test_changed_rows_redo_their_stage(recipe: Recipe, tmp_path: Path, world: Path) -> None:
     shutil.copy(world / "demos.jsonl", tmp_path / "mine.jsonl")
     stages = {"pretrain": QUICK["pretrain"], "sft": {**QUICK["sft"], "data": str(tmp_path / "mine.jsonl")}}

@@ -24,8 +24,16 @@ def test_wheel_installs_and_runs_without_the_repository(tmp_path: Path) -> None:
     assert not any(n.startswith(("tests/", "docs/")) for n in names)
     venv, away = tmp_path / "venv", tmp_path / "away"
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    pip = [str(venv / "bin/python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c",
-           str(ROOT / "constraints.txt")]
+    pip = [
+        str(venv / "bin/python"),
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        "-c",
+        str(ROOT / "constraints.txt"),
+    ]
     subprocess.run([*pip, "torch"], check=True)
     subprocess.run([*pip, str(wheel)], check=True)
     away.mkdir()

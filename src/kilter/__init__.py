@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from kilter.pipeline import run as run
     from kilter.pipeline import train_one as train
 
-# Idle OpenMP threads must sleep, not spin: beside any other busy process, spinning made a step of the demo's pretraining
-# 2 to 10 times slower (docs/LOG.md). It is read when torch is first imported, so it is set here; a user's own choice wins.
+# Idle OpenMP threads must sleep, not spin: beside any other busy process, spinning made a step of pretraining 2 to 10
+# times slower (docs/LOG.md). It is read when torch is first imported, so it is set here; a user's own choice wins.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"

@@ -102,9 +102,8 @@ def run_once(recipe: str, **given: Any) -> Any:
     from kilter import pipeline, terminal
 
     done = pipeline.run(recipe, **given)
-    path = write_report(done.folder)
     terminal.show_run(done)
-    print(f"report: {path}")
+    print(f"report: {done.report}")
     return done
 
 

@@ -1,10 +1,10 @@
 """What can go wrong, as one small tree.
 
-    KilterError            anything kilter says in one line, without a traceback
-    ├── UserError          the user's mistake, exit code 2: says what was given, what is allowed, what to do
-    │   ├── RecipeError    a recipe, a stage, a field
-    │   └── DataError      a row of data, with its file and line
-    └── RunError           the run's or the machine's failure, exit code 1: lock, disk, NaN, a changed checkpoint
+KilterError            anything kilter says in one line, without a traceback
+├── UserError          the user's mistake, exit code 2: says what was given, what is allowed, what to do
+│   ├── RecipeError    a recipe, a stage, a field
+│   └── DataError      a row of data, with its file and line
+└── RunError           the run's or the machine's failure, exit code 1: lock, disk, NaN, a changed checkpoint
 """
 
 from __future__ import annotations

@@ -59,8 +59,15 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def run(recipe: str, *, runs_dir: str | os.PathLike[str] = "runs", set: Mapping[str, Any] | None = None,
-        name: str | None = None, from_stage: str | None = None, until: str | None = None) -> Run:
+def run(
+    recipe: str,
+    *,
+    runs_dir: str | os.PathLike[str] = "runs",
+    set: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    from_stage: str | None = None,
+    until: str | None = None,
+) -> Run:
     """Run a recipe (a file, or the name of a shipped one) and return its run."""
     plan = recipes.load(recipe, set)
     for stage in (from_stage, until):
@@ -74,8 +81,16 @@ def run(recipe: str, *, runs_dir: str | os.PathLike[str] = "runs", set: Mapping[
         return _run_stages(plan, folder, from_stage, until)
 
 
-def train_one(method: str, *, model: str | os.PathLike[str], data: str | os.PathLike[str],
-              out: str | os.PathLike[str], seed: int = 1, threads: int = 2, **fields: Any) -> Run:
+def train_one(
+    method: str,
+    *,
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    seed: int = 1,
+    threads: int = 2,
+    **fields: Any,
+) -> Run:
     """One training stage on the user's own files; `out` becomes a run directory of that one stage.
 
     The result is `out/<stage>/model`. Resume, lock and skipping are those of any run; paths are kept absolute, so the
@@ -85,8 +100,11 @@ def train_one(method: str, *, model: str | os.PathLike[str], data: str | os.Path
     method = str(Path(method).expanduser().absolute()) if method.endswith(".py") else method
     given = {"method": method, "model": os.fspath(model), "data": os.fspath(data), **fields}
     reads = recipes.reads_of(recipes.find_source(method))
-    given |= {k: str(Path(v).expanduser().absolute()) for k, v in given.items()
-              if k in reads and isinstance(v, (str, os.PathLike)) and v and Path(v).expanduser().exists()}
+    given |= {
+        k: str(Path(v).expanduser().absolute())
+        for k, v in given.items()
+        if k in reads and isinstance(v, (str, os.PathLike)) and v and Path(v).expanduser().exists()
+    }
     folder = Path(out).expanduser().absolute()
     recipe = {"name": folder.name, "seed": seed, "threads": threads, "stages": {name: given}}
     plan = recipes.check(recipe, {}, Path("kilter train"))
@@ -126,6 +144,9 @@ def _run_stages(plan: Recipe, folder: Path, from_stage: str | None, until: str |
             runs.write_text(folder / SUMMARY, (folder / name / SUMMARY).read_text(encoding="utf-8"))
         if name == until:
             break
+    from kilter.report import write
+
+    write(folder)
     return Run(folder)
 
 
@@ -148,8 +169,13 @@ def _look_ahead(plan: Recipe, folder: Path) -> None:
             path = None if recipes.stage_of(text, plan.stages) else plan.find(text)
             if path is not None:
                 rows = streams.read_rows(path, streams.PARSERS[kind])
-                streams.judge_rejects(path, len(rows.good) + len(rows.rejects), rows.rejects, given.max_rejects,
-                                      folder / name / "rejects.jsonl")
+                streams.judge_rejects(
+                    path,
+                    len(rows.good) + len(rows.rejects),
+                    rows.rejects,
+                    given.max_rejects,
+                    folder / name / "rejects.jsonl",
+                )
             elif text and recipes.stage_of(text, plan.stages) is None:
                 raise RecipeError(f"stage {name!r}: {field} is {text!r}, but there is no such file or folder")
 
@@ -174,8 +200,12 @@ def _run_stage(plan: Recipe, stage: StagePlan, folder: Path, label: str, forced:
     target = folder / stage.name
     resolved, inputs = resolve(stage, plan, folder)
     record = {
-        "method": stage.method, "config": config.plain(resolved), "inputs": inputs, "seed": plan.seed,
-        "threads": plan.threads, "source": _source(stage),
+        "method": stage.method,
+        "config": config.plain(resolved),
+        "inputs": inputs,
+        "seed": plan.seed,
+        "threads": plan.threads,
+        "source": _source(stage),
     }
     record["key"] = runs.hash_json({**record, "stage": stage.name, "config": _without_paths(stage, resolved)})
     done = runs.read_done(target)

@@ -145,7 +145,10 @@ class Recipe:
     def plain(self) -> dict[str, Any]:
         """As a YAML mapping again."""
         return {
-            "name": self.name, "about": self.about, "seed": self.seed, "threads": self.threads,
+            "name": self.name,
+            "about": self.about,
+            "seed": self.seed,
+            "threads": self.threads,
             "stages": {n: {"method": s.method, **s.given} for n, s in self.stages.items()},
         }
 

@@ -1,11 +1,11 @@
 """The run directory: what is on disk, whole or not at all, and how we know that it is still true.
 
-    runs/<name>/
-      LOCK  recipe.yaml  run.json          the resolved recipe; versions, threads, machine
-      <stage>/  stage.json                 the stage's configuration, inputs' hashes and key
-                metrics.jsonl samples.jsonl checkpoints/  outputs...
-                DONE                       the key, the outputs' hashes, seconds and peak memory
-      .superseded/<stage>-<n>/             what an edited recipe replaced; never overwritten
+runs/<name>/
+  LOCK  recipe.yaml  run.json          the resolved recipe; versions, threads, machine
+  <stage>/  stage.json                 the stage's configuration, inputs' hashes and key
+            metrics.jsonl samples.jsonl checkpoints/  outputs...
+            DONE                       the key, the outputs' hashes, seconds and peak memory
+  .superseded/<stage>-<n>/             what an edited recipe replaced; never overwritten
 """
 
 from __future__ import annotations
@@ -268,8 +268,11 @@ class Stage:
 
     def finish(self, seconds: float, peak_mb: float) -> None:
         """Write DONE: from here on the stage is skipped while its key holds."""
-        outputs = {p.name: hash_path(p) for p in sorted(self.folder.iterdir())
-                   if p.name not in NOT_OUTPUT and not p.name.endswith(".partial")}
+        outputs = {
+            p.name: hash_path(p)
+            for p in sorted(self.folder.iterdir())
+            if p.name not in NOT_OUTPUT and not p.name.endswith(".partial")
+        }
         done = {"key": self.record.get("key"), "outputs": outputs, "seconds": seconds, "peak_mb": peak_mb, **self.extra}
         write_json(self.path(DONE), done)
         shutil.rmtree(self.path("checkpoints"), ignore_errors=True)  # only now: a kill before DONE still resumes

@@ -235,3 +235,37 @@ def test_a_run_killed_in_the_middle_of_its_writing(
         assert process.returncode == -signal.SIGKILL, (tmp_path / "stderr.txt").read_text()[-3000:]
     assert lives > 4
     assert_identical(runs / "small", wanted, digest)
+
+
+@pytest.mark.slow
+def test_collecting_goes_on_from_its_finished_parts(tmp_path: Path) -> None:
+    """The world, its answers and their rankings after kills at random writes are those of a run left in peace."""
+    import yaml
+
+    few = {"documents": 60, "demonstrations": 60, "rank_prompts": 24, "heldout_rank_prompts": 8, "rl_prompts": 16}
+    held = {"eval_prompts": 8, "eval_special": 4, "heldout_documents": 8, "width": 32, "hidden": 48}
+    asked = {"data": "world/prompts-rank.jsonl", "heldout": "world/prompts-rank-heldout.jsonl"}
+    stages = {
+        "world": {"method": "sandbox", **few, **held},
+        "pretrain": {"model": "world/blank", "scratch": True, "data": "world/corpus.jsonl", "steps": 4},
+        "collect": {"model": "pretrain", **asked, "part": 3, "max_new": 16},
+        "reward": {"model": "pretrain", "data": "collect/rankings.jsonl", "steps": 2},
+    }
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(yaml.safe_dump({"seed": 5, "threads": 1, "stages": stages}, sort_keys=False))
+    finish(start(recipe, tmp_path / "whole"), tmp_path / "whole")
+    runs, draw, lives = tmp_path / "runs", random.Random(1), 0
+    while True:
+        process = start(recipe, runs, KILL_AT_WRITE=str(draw.randint(20, 120)))
+        lives += 1
+        assert lives < 30
+        if process.wait(timeout=300) == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, (tmp_path / "stderr.txt").read_text()[-3000:]
+    assert lives > 2
+
+    def outputs(folder: Path) -> dict[str, dict[str, str]]:
+        return {p.parent.name: json.loads(p.read_text())["outputs"] for p in (folder / "small").glob("*/DONE")}
+
+    assert set(outputs(runs)) == set(stages)
+    assert outputs(runs) == outputs(tmp_path / "whole")

@@ -43,8 +43,9 @@ class TextBatch:
     def split(self, tokens: int) -> list[TextBatch]:
         """Micro-batches of at most `tokens` tokens (at least one row)."""
         rows = max(1, tokens // self.ids_BT.shape[1])
-        parts = zip(*(t.split(rows) for t in (self.ids_BT, self.trained_BT, self.segments_BT, self.positions_BT)),
-                    strict=True)
+        parts = zip(
+            *(t.split(rows) for t in (self.ids_BT, self.trained_BT, self.segments_BT, self.positions_BT)), strict=True
+        )
         return [TextBatch(*part, rows=self.rows[i * rows : (i + 1) * rows]) for i, part in enumerate(parts)]
 
 
@@ -99,8 +100,14 @@ class RankedBatch:
         low, high = int(bases[prompts[0]]), int(bases[prompts[-1] + 1])
         pairs = [[Pair(p.better - low, p.worse - low, p.weight) for p in self.pairs[q]] for q in prompts]
         reference = None if self.reference_N is None else self.reference_N[low:high]
-        return RankedBatch(self.sequences[low:high], self.starts[low:high], pairs, [self.sizes[q] for q in prompts],
-                           [self.wheres[q] for q in prompts], reference)
+        return RankedBatch(
+            self.sequences[low:high],
+            self.starts[low:high],
+            pairs,
+            [self.sizes[q] for q in prompts],
+            [self.wheres[q] for q in prompts],
+            reference,
+        )
 
 
 @dataclass(frozen=True)
@@ -126,10 +133,22 @@ class RolloutBatch:
     def rows(self, index: Sequence[int]) -> RolloutBatch:
         """A selection of rows."""
         at = torch.as_tensor(list(index))
-        return RolloutBatch([self.sequences[i] for i in index], [self.starts[i] for i in index],
-                            *(t[at] for t in (self.mask_BR, self.old_logps_BR, self.ref_logps_BR, self.old_values_BR,
-                                              self.advantages_BR, self.returns_BR)),
-                            wheres=[self.wheres[i] for i in index] if self.wheres else [])
+        return RolloutBatch(
+            [self.sequences[i] for i in index],
+            [self.starts[i] for i in index],
+            *(
+                t[at]
+                for t in (
+                    self.mask_BR,
+                    self.old_logps_BR,
+                    self.ref_logps_BR,
+                    self.old_values_BR,
+                    self.advantages_BR,
+                    self.returns_BR,
+                )
+            ),
+            wheres=[self.wheres[i] for i in index] if self.wheres else [],
+        )
 
     def split(self, tokens: int) -> list[RolloutBatch]:
         """Micro-batches of at most `tokens` tokens in the order of rows (at least one row)."""
@@ -164,8 +183,13 @@ class PackedStream:
     def plan(self, epoch: int) -> list[list[int]]:
         """Rows of an epoch, each a list of item numbers: first fit over a small window of open rows."""
         if epoch not in self._plans:
-            self._plans = {epoch: _pack([len(self.stream.items[i]) for i in self.stream.order(epoch)],
-                                        self.stream.order(epoch), self.context)}
+            self._plans = {
+                epoch: _pack(
+                    [len(self.stream.items[i]) for i in self.stream.order(epoch)],
+                    self.stream.order(epoch),
+                    self.context,
+                )
+            }
         return self._plans[epoch]
 
     def rows_in(self, epoch: int) -> int:

@@ -97,8 +97,10 @@ def answered(
     turns = [[*p, {"role": "assistant", "content": a}] for p, a in zip(prompts, answers, strict=True)]
     asked = {_key(p): list(p) for p in prompts}
     openings = dict(zip(asked, _rendered(tokenizer, list(asked.values()), generation=True), strict=True))
-    cut = [_cut(whole, openings[_key(p)], answer) for whole, p, answer in
-           zip(_rendered(tokenizer, turns, generation=False), prompts, answers, strict=True)]
+    cut = [
+        _cut(whole, openings[_key(p)], answer)
+        for whole, p, answer in zip(_rendered(tokenizer, turns, generation=False), prompts, answers, strict=True)
+    ]
     heads = list(dict.fromkeys(tuple(head) for head, _, _, _ in cut))
     encoded = dict(zip(heads, _encode(tokenizer, heads, owners=all_turns), strict=True))
     bodies = _bodies(tokenizer, cut, [encoded[tuple(c[0])][0] for c in cut])
@@ -232,8 +234,9 @@ def _cut(whole: Sequence[Part], opening: Sequence[Part], answer: str) -> tuple[t
     return tuple(whole[:at]), "", core, after
 
 
-def _bodies(tokenizer: Any, cut: Sequence[tuple[tuple[Part, ...], str, str, str]], heads: Sequence[list[int]]
-            ) -> list[tuple[list[int], list[int]]]:
+def _bodies(
+    tokenizer: Any, cut: Sequence[tuple[tuple[Part, ...], str, str, str]], heads: Sequence[list[int]]
+) -> list[tuple[list[int], list[int]]]:
     """Ids of each answer, and those that close it: the template's text up to its eos, or eos alone if it has none."""
     eos, specials = tokenizer.eos_token_id, _special_pattern(tokenizer)
     afters = list(dict.fromkeys(after for *_, after in cut))
@@ -268,8 +271,9 @@ def _spelled(specials: re.Pattern[str], parts: Sequence[Part]) -> bool:
     return len(specials.findall("".join(text for text, _ in parts))) != own
 
 
-def _encode(tokenizer: Any, rows: Sequence[Sequence[Part]], owners: bool = False
-            ) -> list[tuple[list[int], list[int | None]]]:
+def _encode(
+    tokenizer: Any, rows: Sequence[Sequence[Part]], owners: bool = False
+) -> list[tuple[list[int], list[int | None]]]:
     """Ids of each row, and with `owners` the message that every token lies in."""
     specials = _special_pattern(tokenizer)
     encodings = _encode_batch(tokenizer, ["".join(text for text, _ in parts) for parts in rows])

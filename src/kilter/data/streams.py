@@ -137,8 +137,15 @@ CHUNK = 2000
 """Rows rendered and tokenised at a time."""
 
 
-def load(path: Path, kind: str, tokenizer: Any, context: int, max_rejects: float, all_turns: bool = False,
-         keep: Path | None = None) -> tuple[list[Any], list[dict[str, Any]]]:
+def load(
+    path: Path,
+    kind: str,
+    tokenizer: Any,
+    context: int,
+    max_rejects: float,
+    all_turns: bool = False,
+    keep: Path | None = None,
+) -> tuple[list[Any], list[dict[str, Any]]]:
     """Items of `kind` from a JSONL file, and the rejected rows; raises when more than `max_rejects` of them are bad.
 
     `keep` is the file that the rejected rows are written to before it raises.
@@ -160,8 +167,9 @@ def load(path: Path, kind: str, tokenizer: Any, context: int, max_rejects: float
     return items, rows.rejects
 
 
-def judge_rejects(path: Path, total: int, rejects: list[dict[str, Any]], limit: float, keep: Path | None = None
-                  ) -> None:
+def judge_rejects(
+    path: Path, total: int, rejects: list[dict[str, Any]], limit: float, keep: Path | None = None
+) -> None:
     """Refuse a file without usable rows, or with more than a share `limit` of unusable ones."""
     if total == 0:
         raise DataError(f"{path} has no rows")

@@ -54,8 +54,13 @@ class Answers:
         return np.array([s.gold for s in self.scores])
 
 
-def answer(player: Player, prompts: Sequence[Prompt], settings: Sampling, key: tuple[object, ...],
-           tick: Callable[[int], None] | None = None) -> Answers:
+def answer(
+    player: Player,
+    prompts: Sequence[Prompt],
+    settings: Sampling,
+    key: tuple[object, ...],
+    tick: Callable[[int], None] | None = None,
+) -> Answers:
     """The player's answers, draws keyed by (key, prompt, index) and shared by all players: paired comparisons."""
     ids = player.ids(prompts)
     n = player.best_of

@@ -1,4 +1,4 @@
-"""How good is a reward model: accuracy against raters and against the truth on rankings it never saw, and its taste for length."""
+"""How good a reward model is on rankings it never saw: accuracy against raters and the truth, taste for length."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def bench(
                     hits["clear"].append(hit)
     out = {f"accuracy_{name}": float(np.mean(h)) if h else float("nan") for name, h in hits.items()}
     out |= {f"n_{name}": len(h) for name, h in hits.items()}
-    flat_r, flat_l, flat_g = (np.concatenate([np.asarray(x, float) for x in rows_]) for rows_ in (rewards, lengths, gold))
+    flat_r, flat_l, flat_g = (
+        np.concatenate([np.asarray(x, float) for x in rows_]) for rows_ in (rewards, lengths, gold)
+    )
     out["length_corr"] = correlation(flat_r, flat_l)
     out["length_corr_oracle"] = correlation(flat_g, flat_l)
     return out

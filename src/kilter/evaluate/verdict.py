@@ -6,7 +6,6 @@ models answer with the same luck, and a model that equals SFT ties with it every
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from kilter.evaluate.bars import bars
 from kilter.evaluate.rewardbench import bench
 from kilter.evaluate.winrate import interval, wins
 from kilter.progress import Bar
-from kilter.runs import Stage, read_done, versions, write_json
+from kilter.runs import Stage, read_done, read_metrics, versions, write_json
 
 READS = ("models", "reward", "prompts", "unsafe", "lookalike", "corpus", "rankings", "rollouts", "collected")
 OUTPUT = "summary.json"
@@ -84,8 +83,12 @@ def run(stage: Stage) -> None:
     from kilter.models import load
 
     c: Config = stage.config
-    table = Table({name: [Prompt.from_json(row) for _, row in read_jsonl(getattr(c, path))]
-                   for name, path in (("main", "prompts"), ("unsafe", "unsafe"), ("lookalike", "lookalike"))})
+    table = Table(
+        {
+            name: [Prompt.from_json(row) for _, row in read_jsonl(getattr(c, path))]
+            for name, path in (("main", "prompts"), ("unsafe", "unsafe"), ("lookalike", "lookalike"))
+        }
+    )
     tokenizer = load.load_tokenizer(c.models[c.baseline])
     baseline = load.load(c.models[c.baseline], "causal")
     reward = load.load(c.reward, "reward") if c.reward else None
@@ -104,7 +107,9 @@ def run(stage: Stage) -> None:
         "seed": stage.seed,
         "versions": versions(),
         "evaluation": {
-            "prompts": {n: len(p) for n, p in table.prompts.items()}, "seed": c.seed, "baseline": c.baseline,
+            "prompts": {n: len(p) for n, p in table.prompts.items()},
+            "seed": c.seed,
+            "baseline": c.baseline,
             "settings": "one answer a prompt at temperature 1 (t07: 0.7); ties count a half; 95 % bootstrap by prompt",
         },
     }
@@ -157,7 +162,9 @@ def _own_figures(mine: dict[str, Any], prompts: Sequence[Prompt], c: Config, nam
     by_class = {k: [s.gold for s, p in zip(t1.scores, prompts, strict=True) if p.category == k] for k in classes}
     unsafe, innocent = mine["unsafe"].scores, mine["lookalike"].scores
     return {
-        "about": f"best of {c.best_of} answers of {c.baseline} by the reward model" if name == BEST_OF else c.models[name],
+        "about": f"best of {c.best_of} answers of {c.baseline} by the reward model"
+        if name == BEST_OF
+        else c.models[name],
         "oracle": float(t1.gold.mean()),
         "oracle_interval": interval(t1.gold, c.seed, name),
         "helpful": float(np.mean([s.helpful for s in t1.scores])),
@@ -183,7 +190,9 @@ def _against_baseline(table: Table, name: str, c: Config, seed: int) -> dict[str
         "win_vs_sft": interval(won, c.seed, name, "t1"),
         "win_vs_sft_t07": interval(wins(ours["t07"].gold, theirs["t07"].gold), c.seed, name, "t07"),
         "win_vs_sft_same_length": interval(won[alike], c.seed, name, "length"),
-        "win_vs_sft_raters": interval(_rater_wins(table.prompts["main"], ours["t1"], theirs["t1"], seed), c.seed, name, "raters"),
+        "win_vs_sft_raters": interval(
+            _rater_wins(table.prompts["main"], ours["t1"], theirs["t1"], seed), c.seed, name, "raters"
+        ),
     }
 
 
@@ -231,8 +240,12 @@ def _reward_bench(c: Config, tokenizer: Any, reward: Any) -> dict[str, Any]:
     with torch.no_grad():
         rewards = [scores(reward, item.sequences).tolist() for item in items[0::2]]
     if len(items) != 2 * len(rows):
-        raise UserError(f"{c.rankings}: some held-out rankings can't be tokenised; see why with a reward stage on that file")
-    gold = [[score(j.prompt, a.answer, bool(a.generator.get("finished", True))).gold for a in j.candidates] for j in rows]
+        raise UserError(
+            f"{c.rankings}: some held-out rankings can't be tokenised; see why with a reward stage on that file"
+        )
+    gold = [
+        [score(j.prompt, a.answer, bool(a.generator.get("finished", True))).gold for a in j.candidates] for j in rows
+    ]
     lengths = [[int(a.generator.get("tokens", len(a.answer.split()))) for a in j.candidates] for j in rows]
     return dict(bench(rows, rewards, gold, lengths))
 
@@ -243,8 +256,8 @@ def _raters(c: Config) -> dict[str, Any]:
     note = done.get("rankings-heldout") or {}
     return {
         "agreement": note.get("agreement"),
-        "definition": "two raters of the pool, pairs that both order strictly, answers of the baseline at temperature 1",
-        **{k: v for k, v in (done.get("rankings") or {}).items()},
+        "definition": "two raters of the pool, pairs both order strictly, answers of the baseline at temperature 1",
+        **(done.get("rankings") or {}),
     }
 
 
@@ -256,8 +269,7 @@ def _rollout_curve(c: Config) -> list[dict[str, float]]:
 
     stage = Path(c.rollouts)
     drifts = {}
-    for line in (stage.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in read_metrics(stage.parent):
         if "kl" in row:
             drifts[row["round"]] = row["kl"]
     rounds: dict[int, list[tuple[float, float]]] = {}
@@ -265,8 +277,12 @@ def _rollout_curve(c: Config) -> list[dict[str, float]]:
         gold = score(Prompt.from_json(row["prompt"]), row["answer"].strip(), row["finished"]).gold
         rounds.setdefault(row["round"], []).append((row["reward"], gold))
     return [
-        {"round": r, "kl": drifts.get(r, float("nan")), "proxy": float(np.mean([p for p, _ in pairs])),
-         "gold": float(np.mean([g for _, g in pairs]))}
+        {
+            "round": r,
+            "kl": drifts.get(r, float("nan")),
+            "proxy": float(np.mean([p for p, _ in pairs])),
+            "gold": float(np.mean([g for _, g in pairs])),
+        }
         for r, pairs in sorted(rounds.items())
     ]
 
@@ -277,14 +293,25 @@ def _side_by_side(table: Table, names: list[str]) -> list[dict[str, Any]]:
     for kind, prompts in table.prompts.items():
         label = "t1" if kind == "main" else kind
         for i, prompt in enumerate(prompts):
-            rows.append({"set": kind, "prompt": prompt.to_json(), "answers": {n: _row(table.answers[n][label], i) for n in names}})
+            rows.append(
+                {
+                    "set": kind,
+                    "prompt": prompt.to_json(),
+                    "answers": {n: _row(table.answers[n][label], i) for n in names},
+                }
+            )
     return rows
 
 
 def _row(answers: Any, i: int) -> dict[str, Any]:
     s = answers.scores[i]
     return {
-        "text": answers.texts[i], "finished": answers.finished[i], "tokens": answers.tokens[i], "gold": round(s.gold, 4),
-        "helpful": round(s.helpful, 4), "honest": round(s.honest, 4), "harmless": round(s.harmless, 4),
+        "text": answers.texts[i],
+        "finished": answers.finished[i],
+        "tokens": answers.tokens[i],
+        "gold": round(s.gold, 4),
+        "helpful": round(s.helpful, 4),
+        "honest": round(s.honest, 4),
+        "harmless": round(s.harmless, 4),
         "reasons": list(s.reasons),
     }

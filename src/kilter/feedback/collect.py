@@ -5,14 +5,13 @@ Prompts are taken in parts; each finished part is a file, so a kill costs at mos
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kilter.data import judgments, streams
-from kilter.data.records import Candidate, Judgment, write_jsonl
+from kilter.data.records import Candidate, Judgment, read_jsonl, write_jsonl
 from kilter.errors import DataError, UserError
 from kilter.progress import Bar
 from kilter.runs import Stage, hash_path
@@ -66,7 +65,8 @@ def run(stage: Stage) -> None:
     sets = {"rankings": (c.data, 1), "rankings-heldout": (c.heldout, 2)}
     items = {
         name: streams.load(Path(path), "prompts", tokenizer, context, c.max_rejects)[0]
-        for name, (path, _) in sets.items() if path
+        for name, (path, _) in sets.items()
+        if path
     }
     revision = hash_path(Path(c.model)) if Path(c.model).exists() else c.model
     with Bar(stage.label or stage.name, sum(map(len, items.values())), "prompt") as bar:
@@ -76,22 +76,27 @@ def run(stage: Stage) -> None:
                 part = stage.path("checkpoints") / f"{name}-{begin:06d}.jsonl"
                 if not part.is_file():
                     some = prompts[begin : begin + c.part]
-                    write_jsonl(part, _rank(_sample(stage, model, tokenizer, some, revision), raters, stage.seed, sets[name][1]))
-                rows += [json.loads(line) for line in part.read_text(encoding="utf-8").splitlines()]
+                    write_jsonl(
+                        part, _rank(_sample(stage, model, tokenizer, some, revision), raters, stage.seed, sets[name][1])
+                    )
+                rows += [row for _, row in read_jsonl(part)]
                 bar.advance(len(prompts[begin : begin + c.part]))
             write_jsonl(stage.path(f"{name}.jsonl"), rows)
             _note(stage, name, [Judgment.from_json(r) for r in rows], sets[name][1])
 
 
-def _sample(stage: Stage, model: Any, tokenizer: Any, items: Sequence[streams.PromptItem], revision: str
-            ) -> list[tuple[streams.PromptItem, list[Candidate]]]:
+def _sample(
+    stage: Stage, model: Any, tokenizer: Any, items: Sequence[streams.PromptItem], revision: str
+) -> list[tuple[streams.PromptItem, list[Candidate]]]:
     """K distinct-looking answers per prompt; an answer drawn twice is shown once."""
     from kilter.models.sample import Sampling, sample, text_of
 
     c: Config = stage.config
     settings = Sampling(temperature=c.temperature, max_new=c.max_new)
-    counts = [int(streams.draw(stage.seed, stage.name, i.prompt.id, "K").integers(c.answers_min, c.answers_max + 1))
-              for i in items]
+    counts = [
+        int(streams.draw(stage.seed, stage.name, i.prompt.id, "K").integers(c.answers_min, c.answers_max + 1))
+        for i in items
+    ]
     flat = [(item, k) for item, count in zip(items, counts, strict=True) for k in range(count)]
     keys = [(stage.seed, stage.name, item.prompt.id, k) for item, k in flat]
     drawn = sample(model, [item.ids for item, _ in flat], keys, settings, tokenizer.eos_token_id)
@@ -101,16 +106,23 @@ def _sample(stage: Stage, model: Any, tokenizer: Any, items: Sequence[streams.Pr
         mine = found.setdefault(item.where, [])
         if text.strip() and all(text != other.answer for other in mine):
             generator = {
-                "model": c.model.split("/")[-2] if "/" in c.model else c.model, "revision": revision, "draw": k,
-                "temperature": c.temperature, "max_new": c.max_new, "seed": stage.seed, "tokens": len(answer.ids),
-                "logprob": round(sum(answer.logps), 5), "finished": answer.finished,
+                "model": c.model.split("/")[-2] if "/" in c.model else c.model,
+                "revision": revision,
+                "draw": k,
+                "temperature": c.temperature,
+                "max_new": c.max_new,
+                "seed": stage.seed,
+                "tokens": len(answer.ids),
+                "logprob": round(sum(answer.logps), 5),
+                "finished": answer.finished,
             }
             mine.append(Candidate(prompt_id=item.prompt.id, answer=text, generator=generator))
     return [(item, found[item.where]) for item in items if len(found.get(item.where, [])) >= 2]
 
 
-def _rank(sampled: list[tuple[streams.PromptItem, list[Candidate]]], raters: Sequence[Any], seed: int, each: int
-          ) -> list[Judgment]:
+def _rank(
+    sampled: list[tuple[streams.PromptItem, list[Candidate]]], raters: Sequence[Any], seed: int, each: int
+) -> list[Judgment]:
     """Every prompt ranked by `each` raters of the pool, drawn by the prompt's id."""
     from kilter.sandbox.raters import rank
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kilter.data import render
+from kilter.data import render, streams
 from kilter.data.records import Candidate, Judgment, Message, Prompt, read_jsonl, write_jsonl
 from kilter.errors import RunError
 from kilter.feedback import taste
@@ -31,8 +31,11 @@ from kilter.text import printable
 RATER = {"id": "you", "type": "person"}
 TIERS = {"1": ((0,), (1,)), "2": ((1,), (0,)), "0": ((0, 1),)}
 """What each key means; s skips, q ends."""
-DRAWS = 4
-"""Answers drawn per prompt until two of them differ."""
+DRAWS = 6
+"""Answers drawn per prompt; the shortest and the longest are shown. Pairs that differ visibly are quick to judge and
+teach most: with the first two draws, even the plainest taste is lost in twenty choices (docs/LOG.md)."""
+BATCHES = 50
+"""Batches of 40 prompts after which it is given up: such a model answers alike however often it is asked."""
 WORLD_SEED = 20_000
 """Added to the run's seed: prompts of the ranking split that no other stage has drawn."""
 
@@ -74,6 +77,8 @@ def load_pairs(run_folder: Path, folder: Path, wanted: int) -> list[tuple[Prompt
             {"revision": revision, "prompt": p.to_json(), "candidates": [c.to_json() for c in pair]}
             for p, pair in itertools.islice(draw_pairs(run_folder, model, revision), needed)
         ]
+        if len(rows) < wanted:
+            raise RunError(f"{model} gives the same answer however often it is asked: no pairs to choose from")
         write_jsonl(path, rows)
     return [(Prompt.from_json(r["prompt"]), tuple(Candidate.from_json(c) for c in r["candidates"])) for r in rows]  # type: ignore[misc]
 
@@ -90,16 +95,15 @@ def draw_pairs(
     tokenizer = load.load_tokenizer(str(model_folder))
     model = load.load(str(model_folder), "causal")
     eos, room = tokenizer.eos_token_id, load.context_of(str(model_folder)) - settings.max_new
-    for prompts in _batches(unranked_prompts(run_folder, seed), 40):
+    for prompts in itertools.islice(_batches(unranked_prompts(run_folder, seed), 40), BATCHES):
         ids = render.prompt_ids(tokenizer, [p.messages for p in prompts])
         flat = [(i, draw) for i in range(len(prompts)) if len(ids[i]) <= room for draw in range(DRAWS)]
         keys = [(seed, "you", prompts[i].id, draw) for i, draw in flat]
         drawn = sample(model, [ids[i] for i, _ in flat], keys, settings, eos)
-        found: dict[int, list[Candidate]] = {}
+        found: dict[int, dict[str, Candidate]] = {}
         for (i, number), answer in zip(flat, drawn, strict=True):
             text = text_of(tokenizer, answer, eos)
-            mine = found.setdefault(i, [])
-            if text.strip() and text.strip() not in [c.answer.strip() for c in mine]:
+            if text.strip():
                 generator = {
                     "model": "sft",
                     "revision": revision,
@@ -109,8 +113,21 @@ def draw_pairs(
                     "tokens": len(answer.ids),
                     **dataclasses.asdict(settings),
                 }
-                mine.append(Candidate(prompt_id=prompts[i].id, answer=text, generator=generator))
-        yield from ((prompts[i], (c[0], c[1])) for i, c in found.items() if len(c) > 1)
+                one = Candidate(prompt_id=prompts[i].id, answer=text, generator=generator)
+                found.setdefault(i, {}).setdefault(text.strip(), one)
+        for i, mine in found.items():
+            if len(mine) > 1:
+                yield prompts[i], _furthest(list(mine.values()), seed)
+
+
+def _furthest(answers: list[Candidate], seed: int) -> tuple[Candidate, Candidate]:
+    """The shortest and the longest answer, of the finished ones if there are two, in an order drawn for the prompt."""
+    finished = [c for c in answers if c.generator["finished"]]
+    among = finished if len(finished) > 1 else answers
+    ranked = sorted(among, key=lambda c: (c.generator["tokens"], c.generator["draw"]))
+    short, long = ranked[0], ranked[-1]
+    flip = streams.draw(seed, "you", short.prompt_id, "order").random() < 0.5
+    return (long, short) if flip else (short, long)
 
 
 def unranked_prompts(run_folder: Path, seed: int) -> Iterator[Prompt]:

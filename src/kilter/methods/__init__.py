@@ -75,8 +75,21 @@ class Training:
     """Where to compute; `auto` takes a GPU when there is one."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "steps", "micro_tokens", "context", "checkpoint_every", "keep", "row_tokens", "max_new",
-                     "ppo_epochs", "minibatches", "corpus_rows", "epochs", "temperature"):
+        for name in (
+            "batch",
+            "steps",
+            "micro_tokens",
+            "context",
+            "checkpoint_every",
+            "keep",
+            "row_tokens",
+            "max_new",
+            "ppo_epochs",
+            "minibatches",
+            "corpus_rows",
+            "epochs",
+            "temperature",
+        ):
             value = getattr(self, name, None)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}, but must be above 0")

@@ -25,8 +25,9 @@ def dpo_sigmoid(gain_better_P: Tensor, gain_worse_P: Tensor, beta: float, smooth
     return -(1 - smoothing) * F.logsigmoid(margin_P) - smoothing * F.logsigmoid(-margin_P)
 
 
-def kl_penalised_rewards(score_B: Tensor, logps_BR: Tensor, ref_logps_BR: Tensor, mask_BR: Tensor, beta: float
-                         ) -> Tensor:
+def kl_penalised_rewards(
+    score_B: Tensor, logps_BR: Tensor, ref_logps_BR: Tensor, mask_BR: Tensor, beta: float
+) -> Tensor:
     """r_t = -β (log π - log π_ref) at every token, plus the score at the last (Ziegler 2019, arXiv:1909.08593)."""
     rewards_BR = -beta * (logps_BR - ref_logps_BR) * mask_BR
     last_B = mask_BR.long().sum(-1) - 1
@@ -59,8 +60,9 @@ def whiten(values_BR: Tensor, mask_BR: Tensor, shift: bool = True) -> Tensor:
     return (white if shift else white + mean) * mask_BR
 
 
-def clipped_surrogate(logps_BR: Tensor, old_logps_BR: Tensor, advantages_BR: Tensor, clip: float
-                      ) -> tuple[Tensor, Tensor]:
+def clipped_surrogate(
+    logps_BR: Tensor, old_logps_BR: Tensor, advantages_BR: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
     """-min(ρ A, clip(ρ, 1-ε, 1+ε) A) per token, ρ = π/π_old, and where clipped (Schulman 2017, arXiv:1707.06347)."""
     ratio_BR = (logps_BR - old_logps_BR).exp()
     plain = ratio_BR * advantages_BR

@@ -195,8 +195,9 @@ def _score(actors: Any, sequences: list[list[int]], starts: list[int]) -> dict[s
     return out | {name: pad_rows(rows) for name, rows in found.items()}
 
 
-def _round_metrics(rollout: Any, minis: list[list[int]], scored: list[dict[str, Any]], score_B: Any
-                   ) -> dict[str, float]:
+def _round_metrics(
+    rollout: Any, minis: list[list[int]], scored: list[dict[str, Any]], score_B: Any
+) -> dict[str, float]:
     import torch
 
     drift_B = torch.cat([((s["old"] - s["ref"]) * s["mask"]).sum(-1) for s in scored])
@@ -234,8 +235,11 @@ def _advantages(scored: list[dict[str, Any]], score_parts: list[Any], coef: floa
         all_rewards = [r / spread for r in all_rewards] if spread > 0 else all_rewards
     for s, rewards in zip(scored, all_rewards, strict=True):
         advantages, returns = gae(rewards, s["values"], s["mask"], c.gamma, c.lam)
-        parts.append(RolloutBatch(s["sequences"], s["starts"], s["mask"], s["old"], s["ref"], s["values"] * s["mask"],
-                                  advantages, returns))
+        parts.append(
+            RolloutBatch(
+                s["sequences"], s["starts"], s["mask"], s["old"], s["ref"], s["values"] * s["mask"], advantages, returns
+            )
+        )
     flat_A = torch.cat([p.advantages_BR[p.mask_BR.bool()] for p in parts])
     white = whiten(flat_A, torch.ones_like(flat_A))
     sizes = [p.answer_tokens for p in parts]

@@ -1,6 +1,6 @@
 """Pretraining: next-token prediction on a text corpus, from scratch or onwards (domain-adaptive).
 
-    loss = -Σ log p(x_t | x_<t) / number of targets          documents are packed and do not see each other
+loss = -Σ log p(x_t | x_<t) / number of targets          documents are packed and do not see each other
 """
 
 from __future__ import annotations

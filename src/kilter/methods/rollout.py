@@ -68,9 +68,12 @@ def samples(actors: Any, rollout: Rollout, reward_B: Tensor) -> list[dict[str, A
     eos = actors.tokenizer.eos_token_id
     return [
         {
-            "prompt": item.prompt.to_json(), "answer": text_of(actors.tokenizer, answer, eos),
+            "prompt": item.prompt.to_json(),
+            "answer": text_of(actors.tokenizer, answer, eos),
             "finished": answer.finished,
-            "tokens": len(answer.ids), "logprob": round(sum(answer.logps), 5), "reward": round(float(reward), 6),
+            "tokens": len(answer.ids),
+            "logprob": round(sum(answer.logps), 5),
+            "reward": round(float(reward), 6),
         }
         for item, answer, reward in zip(rollout.items, rollout.answers, reward_B, strict=True)
     ]

@@ -27,8 +27,16 @@ KIND = {
     "reward": AutoModelForSequenceClassification,
     "value": AutoModelForTokenClassification,
 }
-DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "classifier_dropout",
-            "hidden_dropout_prob", "dropout")
+DROPOUTS = (
+    "attention_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "classifier_dropout",
+    "hidden_dropout_prob",
+    "dropout",
+)
 
 hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()

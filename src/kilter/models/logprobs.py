@@ -44,9 +44,10 @@ def hidden(model: Any, ids_BT: Tensor, mask: Tensor | None = None, positions_BT:
     return states
 
 
-def token_logps(model: Any, h_Md: Tensor, targets_M: Tensor, temperature: float = 1.0, entropy: bool = True
-                ) -> tuple[Tensor, Tensor]:
-    """log p(target) and (when asked for) entropy at selected positions, tile by tile over positions; statistics in float32 or wider."""
+def token_logps(
+    model: Any, h_Md: Tensor, targets_M: Tensor, temperature: float = 1.0, entropy: bool = True
+) -> tuple[Tensor, Tensor]:
+    """log p(target) and, when asked for, entropy at selected positions; by tiles, statistics in float32 or wider."""
     head = model.get_output_embeddings()
     softcap = getattr(model.config, "final_logit_softcapping", None)
     scale = getattr(model.config, "logit_scale", None) or 1.0 / (getattr(model.config, "logits_scaling", None) or 1.0)
@@ -68,9 +69,9 @@ def packed_mask(segments_BT: Tensor, dtype: torch.dtype) -> Tensor:
     same = segments_BT[:, :, None] == segments_BT[:, None, :]
     T = segments_BT.shape[1]
     allowed = same & torch.ones(T, T, dtype=torch.bool, device=segments_BT.device).tril()
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
-        ~allowed, torch.finfo(dtype).min
-    )[:, None]
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)[
+        :, None
+    ]
 
 
 def text_logps(model: Any, batch: TextBatch) -> Tensor:
@@ -83,8 +84,12 @@ def text_logps(model: Any, batch: TextBatch) -> Tensor:
     return logps
 
 
-def _by_length(sequences: Sequence[Sequence[int]], run: Callable[[list[int], Tensor], list[Tensor]], device: torch.device,
-               tokens: int) -> list[Tensor]:
+def _by_length(
+    sequences: Sequence[Sequence[int]],
+    run: Callable[[list[int], Tensor], list[Tensor]],
+    device: torch.device,
+    tokens: int,
+) -> list[Tensor]:
     """Run ragged sequences in length-sorted groups with little padding; results come back in the given order."""
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
     results: list[Tensor | None] = [None] * len(sequences)
@@ -95,8 +100,14 @@ def _by_length(sequences: Sequence[Sequence[int]], run: Callable[[list[int], Ten
     return [r for r in results if r is not None]
 
 
-def answer_logps(model: Any, sequences: Sequence[Sequence[int]], starts: Sequence[int], temperature: float = 1.0,
-                 tokens: int = FORWARD_TOKENS, entropy: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+def answer_logps(
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    temperature: float = 1.0,
+    tokens: int = FORWARD_TOKENS,
+    entropy: bool = False,
+) -> tuple[list[Tensor], list[Tensor]]:
     """Per sequence, log p of each answer token (from `starts` to the end), and (when asked for) the entropy there."""
     device = device_of(model)
     entropies: dict[int, Tensor] = {}
@@ -114,8 +125,9 @@ def answer_logps(model: Any, sequences: Sequence[Sequence[int]], starts: Sequenc
     return logps, [entropies[i] for i in range(len(sequences))]
 
 
-def sequence_logps(model: Any, sequences: Sequence[Sequence[int]], starts: Sequence[int],
-                   tokens: int = FORWARD_TOKENS) -> Tensor:
+def sequence_logps(
+    model: Any, sequences: Sequence[Sequence[int]], starts: Sequence[int], tokens: int = FORWARD_TOKENS
+) -> Tensor:
     """log p of each whole answer, logps_N."""
     return torch.stack([row.sum() for row in answer_logps(model, sequences, starts, tokens=tokens)[0]])
 
@@ -132,8 +144,9 @@ def scores(model: Any, sequences: Sequence[Sequence[int]], tokens: int = FORWARD
     return torch.stack(_by_length(sequences, run, device_of(model), tokens))
 
 
-def token_values(model: Any, sequences: Sequence[Sequence[int]], starts: Sequence[int],
-                 tokens: int = FORWARD_TOKENS) -> list[Tensor]:
+def token_values(
+    model: Any, sequences: Sequence[Sequence[int]], starts: Sequence[int], tokens: int = FORWARD_TOKENS
+) -> list[Tensor]:
     """A value model's estimate before each answer token is drawn."""
     head = getattr(model, scalar_head(model))
 

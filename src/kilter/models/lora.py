@@ -86,9 +86,17 @@ def save_adapter(model: Any, base: str, rank: int, alpha: float, folder: Path) -
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     task = "CAUSAL_LM" if not heads else "TOKEN_CLS" if "TokenClassification" in type(model).__name__ else "SEQ_CLS"
     config = {
-        "peft_type": "LORA", "task_type": task, "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": sorted({n.rpartition(".")[2] for n in found}), "modules_to_save": heads or None,
-        "base_model_name_or_path": base, "inference_mode": True, "fan_in_fan_out": False,
+        "peft_type": "LORA",
+        "task_type": task,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted({n.rpartition(".")[2] for n in found}),
+        "modules_to_save": heads or None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "fan_in_fan_out": False,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 

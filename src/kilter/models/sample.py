@@ -118,8 +118,9 @@ def _uniforms(keys: Sequence[Sequence[object]], n: int) -> Tensor:
     return torch.from_numpy(1.0 - np.stack([draw(*key).random(n) for key in keys]))
 
 
-def _decode(model: Any, prompts: list[Sequence[int]], keys: list[Sequence[object]], settings: Sampling, eos: int
-            ) -> list[Answer]:
+def _decode(
+    model: Any, prompts: list[Sequence[int]], keys: list[Sequence[object]], settings: Sampling, eos: int
+) -> list[Answer]:
     device = device_of(model)
     rows = len(prompts)
     uniforms = _uniforms(keys, settings.max_new).to(device) if settings.temperature else None
@@ -179,8 +180,9 @@ class _Running:
 
     def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
         mask = None if bool(self.mask.all()) else self.mask
-        out = backbone(self.model)(input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT,
-                                   past_key_values=self.cache, use_cache=True)
+        out = backbone(self.model)(
+            input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, past_key_values=self.cache, use_cache=True
+        )
         return head_logits(self.model, out.last_hidden_state[:, -1])
 
 

@@ -29,9 +29,9 @@ class Hands:
     """Makes every move."""
     plain: float = 0.30
     """Decent: worth about 0.7, and the most common."""
-    curt: float = 0.14
+    curt: float = 0.11
     """One word or one move."""
-    rambling: float = 0.13
+    rambling: float = 0.16
     """Plain, with sentences that belong nowhere."""
     wrong: float = 0.13
     """Someone or something is mistaken for another."""
@@ -86,7 +86,7 @@ def write(prompt: Prompt, quality: str, rng: random.Random) -> str:
     shares = dict.fromkeys(range(len(moves)), 1.0)
     if quality == "curt":
         moves, shares = curt(moves)
-    elif quality != "best" and not (quality == "wrong" and rng.random() < 0.6):
+    elif quality != "best" and not (quality == "wrong" and rng.random() < 0.85):
         moves, shares = plain(moves, rng)
         if plan.sentences:
             moves = miscounted(plan, rng)

@@ -26,6 +26,8 @@ class Config:
     """Demonstrations by imperfect hands."""
     rank_prompts: int = 1500
     """Prompts whose answers will be ranked."""
+    rank_lookalikes: int = 150
+    """Innocent look-alikes ranked beyond their share: where refusing is wrong must be shown, or refusing is learned."""
     heldout_rank_prompts: int = 300
     """Further such prompts, kept for measuring the reward model."""
     rl_prompts: int = 6000
@@ -57,6 +59,8 @@ def run(stage: Stage) -> None:
     c: Config = stage.config
     seed = stage.seed
     held = others("rank", c.eval_seed + 10_000, c.heldout_rank_prompts, [])
+    ranked = others("rank", seed, c.rank_prompts, held)
+    ranked += others("rank", seed + 1, c.rank_lookalikes, held + ranked, "lookalike")
     files: dict[str, tuple[Iterable[Any], int]] = {
         "corpus": (({"text": t} for t in corpus.documents(seed, c.documents)), c.documents),
         "corpus-heldout": (
@@ -64,7 +68,7 @@ def run(stage: Stage) -> None:
             c.heldout_documents,
         ),
         "demos": (answers.demonstrations(seed, c.demonstrations), c.demonstrations),
-        "prompts-rank": (others("rank", seed, c.rank_prompts, held), c.rank_prompts),
+        "prompts-rank": (ranked, len(ranked)),
         "prompts-rank-heldout": (held, len(held)),
         "prompts-rl": (tasks.prompts("rl", seed, c.rl_prompts), c.rl_prompts),
         "prompts-eval": (tasks.prompts("eval", c.eval_seed, c.eval_prompts), c.eval_prompts),
@@ -79,17 +83,20 @@ def run(stage: Stage) -> None:
         bar.advance(1, "tokenizer and blank model")
 
 
-def others(split: str, seed: int, n: int, taken: list[Prompt]) -> list[Prompt]:
+def others(split: str, seed: int, n: int, taken: list[Prompt], only: str | None = None) -> list[Prompt]:
     """`n` prompts of a split, all different from each other and from those already taken."""
     from kilter.sandbox import tasks
 
-    seen, found = {p.id for p in taken}, []
-    for prompt in tasks.prompts(split, seed, 4 * n + 1000):
+    seen = {p.id for p in taken}
+    found: list[Prompt] = []
+    for prompt in tasks.prompts(split, seed, 4 * n + 1000, only):
         if prompt.id not in seen and len(found) < n:
             seen.add(prompt.id)
             found.append(prompt)
     if len(found) < n:
-        raise UserError(f"the sandbox has only {len(found)} of {n} different prompts of split {split!r} left; ask for fewer")
+        raise UserError(
+            f"the sandbox has only {len(found)} of {n} different prompts of split {split!r} left; ask for fewer"
+        )
     return found
 
 

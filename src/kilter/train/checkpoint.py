@@ -25,9 +25,7 @@ from kilter.train.optim import Optimizers
 
 def learning_weights(actors: Actors, roles: list[str]) -> dict[str, Tensor]:
     """The parameters that training changes, by `role.name`."""
-    return {
-        f"{role}.{n}": p for role in roles for n, p in actors[role].named_parameters() if p.requires_grad
-    }
+    return {f"{role}.{n}": p for role in roles for n, p in actors[role].named_parameters() if p.requires_grad}
 
 
 def save(folder: Path, actors: Actors, optimizers: Optimizers, state: Any, progress: dict[str, Any], keep: int) -> Path:
@@ -62,8 +60,9 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.clone() if t.ndim == 0 else t for n, t in tensors.items()}
 
 
-def load_newest(folder: Path, actors: Actors, optimizers: Optimizers, state_type: type[Any]
-                ) -> tuple[Any, dict[str, Any]] | None:
+def load_newest(
+    folder: Path, actors: Actors, optimizers: Optimizers, state_type: type[Any]
+) -> tuple[Any, dict[str, Any]] | None:
     """Restore the newest readable checkpoint into actors and optimisers; (state, progress), or None where none is."""
     found = sorted(folder.glob("round-*"), reverse=True) if folder.is_dir() else []
     if not found:

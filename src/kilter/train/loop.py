@@ -1,11 +1,11 @@
 """The only training loop.
 
-    while rounds are left:
-        checkpoint, when due                      a round is what can be replayed exactly
-        for batch in method.batches(...):         one optimiser step each
-            for micro in batch.split(...):        the gradient of Σ terms / whole weights, however it is split
-                method.loss(actors, micro)
-            refuse NaN, clip, step, log
+while rounds are left:
+    checkpoint, when due                      a round is what can be replayed exactly
+    for batch in method.batches(...):         one optimiser step each
+        for micro in batch.split(...):        the gradient of Σ terms / whole weights, however it is split
+            method.loss(actors, micro)
+        refuse NaN, clip, step, log
 """
 
 from __future__ import annotations
@@ -72,8 +72,15 @@ def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]
                     f"stage {stage.name}: max_new is {config.max_new}, but the context has {context} tokens in all; "
                     "lower it"
                 )
-            items, bad = data.load(Path(where), plain, actors.tokenizer, room, config.max_rejects,
-                                   getattr(config, "turns", "last") == "all", stage.path("rejects.jsonl"))
+            items, bad = data.load(
+                Path(where),
+                plain,
+                actors.tokenizer,
+                room,
+                config.max_rejects,
+                getattr(config, "turns", "last") == "all",
+                stage.path("rejects.jsonl"),
+            )
         rejects += bad
         stream: Any = data.Stream(items, stage.seed, stage.name, name)
         if "packed-" in kind:
@@ -86,8 +93,9 @@ def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]
     return found
 
 
-def load_text(path: Any, tokenizer: Any, room: int, max_rejects: float, keep: Any = None
-              ) -> tuple[list[data.TextItem], list[dict[str, Any]]]:
+def load_text(
+    path: Any, tokenizer: Any, room: int, max_rejects: float, keep: Any = None
+) -> tuple[list[data.TextItem], list[dict[str, Any]]]:
     """Documents, longer ones cut into pieces of `room` tokens (nothing of a corpus is thrown away)."""
     items, bad = data.load(path, "text", tokenizer, 10**9, max_rejects, keep=keep)
     pieces = []
