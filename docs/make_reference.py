@@ -2,12 +2,15 @@
 
     python docs/make_reference.py            writes the page anew
     python docs/make_reference.py --check    exits with 1 when the page is stale
+
+Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -82,8 +85,9 @@ def table(found: list[config.Field]) -> str:
 
 
 def docstring(source: Path) -> str:
-    """A module's docstring as Markdown, uncleaned: formulas are indented, so they stand as they are."""
-    return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")), clean=False) or "").strip()
+    """A module's docstring as Markdown: formulas are indented there, or made so here."""
+    text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")), clean=False) or ""
+    return re.sub("^loss = ", "    loss = ", text.strip(), flags=re.MULTILINE)
 
 
 def verbs() -> str:

@@ -366,3 +366,31 @@ def test_a_method_that_is_no_python(
     code, _, err = said(capsys, "train", "./mine.py", "--help")
     assert code == 2
     assert "not valid Python" in err
+
+
+def test_run_over_seeds(
+    recipe: Callable[..., Path],
+    small: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    digest: Callable[[Path], dict[str, str]],
+) -> None:
+    """One run for each seed, each with its report; the seed reaches the weights."""
+    path = recipe({"sft": {**small["sft"], "model": "llama", "steps": 1}})
+    code, out, err = said(capsys, "run", str(path), "--runs", str(tmp_path / "runs"), "--name", "s", "--seeds", "1,2")
+    assert (code, err) == (0, "")
+    runs = [tmp_path / "runs" / f"s-seed{n}" for n in (1, 2)]
+    assert all(str(run / "report.html") in out and (run / "report.html").is_file() for run in runs)
+    assert digest(runs[0]) != digest(runs[1])
+
+
+def test_the_tables_bear_missing_figures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from kilter import terminal
+
+    models = {"base": {}, "sft": {"oracle": 0.5, "win_vs_sft": {"mean": 0.5}}, "ppo": {"win_vs_sft": {"mean": 0.7, "lo": 0.6, "hi": 0.8}}}  # fmt: skip # noqa: E501
+    (tmp_path / "summary.json").write_text(json.dumps({"models": models, "reward_model": {}, "raters": None}))
+    terminal.show_run(pipeline.Run(tmp_path))
+    terminal.show_seeds({1: {"models": models}, 2: {}})
+    out = capsys.readouterr().out
+    assert "0.70 [0.60, 0.80]" in out
+    assert "seed 2" in out

@@ -289,7 +289,7 @@ def test_your_choices_and_rejects_are_told(folder: Path) -> None:
         folder / "sft" / "rejects.jsonl", [{"where": "demos.jsonl:3", "reason": "the answer is empty"}] * 12
     )
     said = render(folder)[1].said()
-    assert "+12 points" in said
+    assert "+0.12 nats a pair" in said
     assert "towards your taste" in said
     assert "12 rows left out (the first 5 here)" in said
     assert "the answer is empty" in said

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from kilter.pipeline import run as run
     from kilter.pipeline import train_one as train
 
-# Idle OpenMP threads must sleep, not spin: beside any other busy process, spinning made a step of pretraining 2 to 10
-# times slower (docs/LOG.md). It is read when torch is first imported, so it is set here; a user's own choice wins.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Idle OpenMP threads must soon sleep: beside any other busy process, spinning as long as libgomp does by itself makes a
+# step several times slower (docs/LOG.md). It is read when torch is first imported, so it is set here; a user's choice wins.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
 __all__ = ["KilterError", "Run", "__version__", "run", "train"]

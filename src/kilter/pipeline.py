@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,16 +221,14 @@ def _run_stage(plan: Recipe, stage: StagePlan, folder: Path, label: str, forced:
         return
     target.mkdir(exist_ok=True)
     runs.write_json(target / "stage.json", record)
-    at_work = runs.Stage(stage.name, target, resolved, plan.seed, label, record)
+    at_work = runs.Stage(stage.name, target, resolved, plan.seed, label, record, spent_before=_spent(target))
     reset_peak_memory()
-    began = time.monotonic()
-    before = _spent(target)
     try:
         execute(stage, at_work)
     finally:
-        with contextlib.suppress(OSError):
-            (target / ".spent").write_text(str(before + time.monotonic() - began))
-    at_work.finish(before + time.monotonic() - began, peak_memory_mb())
+        with contextlib.suppress(OSError):  # on a full disk the time is the least loss
+            at_work.note_time()
+    at_work.finish(peak_memory_mb())
 
 
 def execute(stage: StagePlan, at_work: runs.Stage) -> None:
@@ -332,7 +329,7 @@ def _link_or_copy(source: str, target: str) -> str:
 def _spent(target: Path) -> float:
     """Seconds that earlier, cut-off attempts at a stage took."""
     try:
-        return float((target / ".spent").read_text())
+        return float((target / runs.SPENT).read_text())
     except (OSError, ValueError):
         return 0.0
 

@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,9 @@ from kilter.config import PACKAGE
 from kilter.errors import RunError, UserError
 
 DONE = "DONE"
-NOT_OUTPUT = {DONE, "stage.json", "metrics.jsonl", "rejects.jsonl", "checkpoints", ".spent"}
+SPENT = ".spent"
+"""How long the attempts at a stage took so far."""
+NOT_OUTPUT = {DONE, "stage.json", "metrics.jsonl", "rejects.jsonl", "checkpoints", SPENT}
 """What a stage keeps for people and for itself; everything else in its folder is its output."""
 
 
@@ -245,9 +248,21 @@ class Stage:
     """What `stage.json` holds: method, resolved configuration, inputs, key."""
     extra: dict[str, Any] = field(default_factory=dict)
     """What the stage reports into DONE besides time and memory."""
+    spent_before: float = 0.0
+    """Seconds that earlier, cut-off attempts took."""
+    began: float = field(default_factory=time.monotonic)
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work so far, those of cut-off attempts included."""
+        return self.spent_before + time.monotonic() - self.began
+
+    def note_time(self) -> None:
+        """Keep the seconds so far, so that a kill does not lose them."""
+        self.path(SPENT).write_text(f"{self.seconds:.3f}")
 
     @property
     def is_done(self) -> bool:
@@ -266,15 +281,15 @@ class Stage:
             rows = [line for line in _whole_lines(path) if json.loads(line)["step"] < step]
             write_text(path, "".join(line + "\n" for line in rows))
 
-    def finish(self, seconds: float, peak_mb: float) -> None:
+    def finish(self, peak_mb: float) -> None:
         """Write DONE: from here on the stage is skipped while its key holds."""
         outputs = {
             p.name: hash_path(p)
             for p in sorted(self.folder.iterdir())
             if p.name not in NOT_OUTPUT and not p.name.endswith(".partial")
         }
-        done = {"key": self.record.get("key"), "outputs": outputs, "seconds": seconds, "peak_mb": peak_mb, **self.extra}
-        write_json(self.path(DONE), done)
+        done = {"key": self.record.get("key"), "outputs": outputs, "seconds": self.seconds, "peak_mb": peak_mb}
+        write_json(self.path(DONE), {**done, **self.extra})
         shutil.rmtree(self.path("checkpoints"), ignore_errors=True)  # only now: a kill before DONE still resumes
 
 

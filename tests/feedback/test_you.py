@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kilter import pipeline
+from kilter import cli, pipeline
 from kilter.data.records import Candidate, Judgment, read_jsonl
 from kilter.errors import RunError
 from kilter.feedback import taste, you
@@ -137,6 +137,22 @@ def test_too_few_choices_train_nothing(
     keys(monkeypatch, "100q")
     assert you.play(run_folder, 20, pytest.fail) is None
     assert "1 decided choices so far" in capsys.readouterr().out
+
+
+def test_demo_you_from_the_command_line(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Piped keys, the training, what it did, and the report that tells it."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(pipeline, "run", lambda *_, **given: asked.update(given) or pipeline.Run(run_folder))
+    keys(monkeypatch, "1212012")
+    assert cli.main(["demo", "--you", "--pairs", "6"]) == 0
+    out = capsys.readouterr().out
+    assert asked["until"] == "collect"
+    assert "6 judged, 5 of them decided" in out
+    assert "nats a pair" in out
+    assert "nats a pair" in (run_folder / "report.html").read_text(encoding="utf-8")
+    assert cli.main(["demo", "--you", "--pairs", "6"]) == 0, "nothing is asked or trained twice"
 
 
 def test_a_run_without_rankings_is_refused(tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def you_section(run: Run) -> Section:
     if moved is None:
         return Section("you", "Your taste", Html(""))
     sure = moved.has_interval and ((moved.lo or 0) > 0 or (moved.hi or 0) < 0)
-    size = f"{signed(100 * moved.mean, 0)} points"
-    within = f" [{signed(100 * (moved.lo or 0), 0)}, {signed(100 * (moved.hi or 0), 0)}]" if moved.has_interval else ""
+    size = f"{signed(moved.mean)} nats a pair"
+    within = f" [{signed(moved.lo)}, {signed(moved.hi)}]" if moved.has_interval else ""
     said = (
         ("towards your taste" if moved.mean > 0 else "away from your taste")
         if sure
@@ -90,7 +90,8 @@ def you_section(run: Run) -> Section:
     )
     before, after = figure(run.you.get("agree_before")), figure(run.you.get("agree_after"))
     agree = (
-        f"It preferred the answer that you chose in {percent(before)} of pairs before, and in {percent(after)} after."
+        f"Of pairs it had not seen, it found your answer the likelier one in {percent(before)} before your choices "
+        f"joined the training, and in {percent(after)} after."
         if before is not None and after is not None
         else ""
     )

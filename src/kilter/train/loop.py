@@ -175,6 +175,7 @@ class Loop:
         self.stage.append("metrics", self.rows)
         self.stage.append("samples", self.samples)
         self.rows, self.samples = [], []
+        self.stage.note_time()
 
     def _checkpoint(self, state: Any) -> None:
         self._flush()
