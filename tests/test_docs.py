@@ -230,6 +230,13 @@ def names_in(source: Path) -> set[str]:
 # --- the tutorial's examples ------------------------------------------------------------------------------------------
 
 
+def test_what_the_tutorial_shows_of_the_world_is_shown() -> None:
+    from kilter.sandbox.show import show
+
+    shown = next(block for _, block in FENCE.findall(TUTORIAL) if block.startswith("[2] open_qa"))
+    assert shown.strip() in show(3, 1, "eval")
+
+
 def test_rows_of_the_tutorial_are_read() -> None:
     found = marked("rows")
     assert set(found) == set(streams.PARSERS)

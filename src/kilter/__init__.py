@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from kilter.pipeline import run as run
     from kilter.pipeline import train_one as train
 
-# Idle OpenMP threads must soon sleep: beside any other busy process, spinning as long as libgomp does by itself makes a
-# step several times slower (docs/LOG.md). It is read when torch is first imported, so it is set here; a user's choice wins.
+# Idle OpenMP threads must soon sleep: beside other busy processes, spinning as long as libgomp does by itself makes a
+# step several times slower (docs/LOG.md). Read when torch is first imported, so it is set here; a user's choice wins.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
