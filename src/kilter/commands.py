@@ -254,7 +254,10 @@ def show_arguments(parser: Arguments) -> None:
     parser.add_argument("--n", metavar="N", type=int, default=3, help="prompts to print (default: 3)")
     parser.add_argument("--seed", metavar="N", type=int, default=1, help="seed of the world (default: 1)")
     parser.add_argument(
-        "--split", metavar="SPLIT", default="eval", help="which prompts: demos, rank, rl, eval, ... (default: eval)"
+        "--split",
+        metavar="SPLIT",
+        default="eval",
+        help="sft, rank, rl, eval, test-unsafe or test-lookalike (default: eval)",
     )
 
 

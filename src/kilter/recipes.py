@@ -98,6 +98,11 @@ class StagePlan:
     """Fields that name inputs."""
 
     @property
+    def spelled(self) -> str:
+        """The method as a recipe in any folder can name it: a user's own file by its whole path."""
+        return str(self.source.absolute()) if self.method.endswith(".py") else self.method
+
+    @property
     def trains(self) -> bool:
         return self.source not in ROOMS.values()
 
@@ -149,7 +154,7 @@ class Recipe:
             "about": self.about,
             "seed": self.seed,
             "threads": self.threads,
-            "stages": {n: {"method": s.method, **s.given} for n, s in self.stages.items()},
+            "stages": {n: {"method": s.spelled, **s.given} for n, s in self.stages.items()},
         }
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kilter.data.judgments import agreement
 from kilter.data.records import Candidate, Judgment
 from kilter.errors import DataError
 from kilter.sandbox.oracle import score
-from kilter.sandbox.raters import Rater, agreement, order_shown, pool, rank
+from kilter.sandbox.raters import Rater, order_shown, pool, rank
 from kilter.sandbox.show import candidates
 from kilter.sandbox.tasks import prompts
 

@@ -6,6 +6,7 @@ of presentation changes nothing; an all-tied judgment weighs nothing and is coun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -49,14 +50,24 @@ def tiers_from_scores(scores: Sequence[float], width: float = 0.0) -> tuple[tupl
     return tuple(tuple(tier) for tier in tiers)
 
 
-def agreement(first: Sequence[Judgment], second: Sequence[Judgment]) -> float:
-    """Share of pairs, among those that both raters order strictly, that they order alike; NaN where there is none."""
-    alike = compared = 0
-    for a, b in zip(first, second, strict=True):
-        ranks_a, ranks_b = ranks(a.tiers), ranks(b.tiers)
-        for i, j in combinations(range(len(ranks_a)), 2):
-            left, right = ranks_a[i] - ranks_a[j], ranks_b[i] - ranks_b[j]
-            if left and right:
-                compared += 1
-                alike += (left > 0) == (right > 0)
-    return alike / compared if compared else float("nan")
+def verdicts(judgment: Judgment) -> dict[tuple[str, str], int]:
+    """(id, id) in sorted order → +1 when the first is ranked above the second, -1 below, 0 tied."""
+    tier = {judgment.candidates[i].id: t for t, tied in enumerate(judgment.tiers) for i in tied}
+    ids = sorted(tier)
+    return {(a, b): (tier[b] > tier[a]) - (tier[b] < tier[a]) for n, a in enumerate(ids) for b in ids[n + 1 :]}
+
+
+def agreement(judgments_a: Sequence[Judgment], judgments_b: Sequence[Judgment]) -> float:
+    """Of the pairs that both raters order strictly, the share that they order alike; NaN when there are none."""
+    by_prompt: dict[str, list[Judgment]] = {}
+    for judgment in judgments_b:
+        by_prompt.setdefault(judgment.prompt.id, []).append(judgment)
+    alike = strict = 0
+    for judgment in judgments_a:
+        mine = verdicts(judgment)
+        for other in by_prompt.get(judgment.prompt.id, ()):
+            for pair, theirs in verdicts(other).items():
+                if theirs and mine.get(pair):
+                    strict += 1
+                    alike += theirs == mine[pair]
+    return alike / strict if strict else math.nan

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ALIGNED = ("dpo", "ppo")
+UNALIGNED = ("base", "best-of-n")
+"""Models that are held to no bar of their own: the start, and a way of sampling rather than a model."""
 
 
 def bars(summary: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
@@ -16,10 +17,9 @@ def bars(summary: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
     def add(name: str, value: Any, bar: str, passed: bool) -> None:
         found.append({"name": name, "value": value, "bar": bar, "passed": bool(passed)})
 
-    for name in ALIGNED:
-        if name not in models:
+    for name, m in models.items():
+        if name in (baseline, *UNALIGNED):
             continue
-        m = models[name]
         for label, key in (("", "win_vs_sft"), (" at temperature 0.7", "win_vs_sft_t07")):
             win = m[key]
             add(

@@ -3,7 +3,8 @@
 A method is a module with these names:
 
     Config    frozen dataclass over `Training`; the string under each field is its documentation and its --help
-    EATS      {config field: kind of stream}, kinds: text, packed, demonstrations, prompts, rankings
+    EATS      {config field: kind of stream}, kinds: text, demonstrations, prompts, rankings, and
+              packed-text, packed-demonstrations
     NEEDS     {actor: kind of model}, kinds: causal, reward, value; which config field names its folder is in `SOURCES`
     PARAMS    {actor that learns: config field with its learning rate}; the first is saved as `model/`
     State     what lasts between rounds, as plain values; `Round` when the number of the round is all
@@ -41,7 +42,7 @@ class Training:
     """Passes over the data, when `steps` is unset."""
     batch: int = 8
     """Rows of data in one round."""
-    lr: float = 2e-4
+    lr: float = 1e-5
     """Peak learning rate of AdamW."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon` orthogonalises the steps of hidden matrices, the rest is AdamW's: for small models from scratch."""

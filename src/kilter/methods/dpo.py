@@ -28,13 +28,13 @@ State = Round
 class Config(Training):
     """Direct preference optimisation."""
 
-    beta: float = 0.4
+    beta: float = 0.1
     """How strongly the policy is held to the reference."""
     label_smoothing: float = 0.0
     """Assumed share of flipped labels (conservative DPO)."""
     batch: int = 8
     """Prompts, with all their answers, in one step."""
-    lr: float = 2e-4
+    lr: float = 1e-6
     warmup: int = 0
     checkpoint_every: int = 50
 

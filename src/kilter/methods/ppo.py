@@ -60,7 +60,7 @@ class Config(Training):
     """ε of the value's clip."""
     value_coef: float = 1.0
     """Weight of the value loss."""
-    value_lr: float = 1e-3
+    value_lr: float = 1e-5
     """Peak learning rate of the value model."""
     gamma: float = 1.0
     """Discount per token."""
@@ -84,7 +84,7 @@ class Config(Training):
     """Weight of the ptx term."""
     row_tokens: int = 128
     """Tokens in a packed corpus row."""
-    lr: float = 2e-4
+    lr: float = 1e-6
     schedule: Literal["linear", "cosine", "constant"] = "constant"
     checkpoint_every: int = 5
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from kilter.methods import Loss, Round, Training, rounds_of
 
@@ -19,7 +19,7 @@ State = Round
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Training):
-    """Pretraining; the defaults suit a model of half a million parameters on a laptop."""
+    """Pretraining; the defaults suit going on with a full model, `recipes/sandbox.yaml` has those of a tiny one."""
 
     scratch: bool = False
     """Start from random weights of the folder's config.json instead of its weights."""
@@ -27,9 +27,7 @@ class Config(Training):
     """Tokens in a packed row."""
     batch: int = 8
     """Packed rows in one step; small batches learn faster per token here."""
-    lr: float = 3e-3
-    optimizer: Literal["adamw", "muon"] = "muon"
-    muon_lr: float = 1.5e-2
+    lr: float = 5e-5
     warmup: int = 50
     weight_decay: float = 0.1
     checkpoint_every: int = 300

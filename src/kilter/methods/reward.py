@@ -30,9 +30,7 @@ class Config(Training):
     """Weight of the squared score, which keeps the mean reward near zero."""
     batch: int = 16
     """Prompts, with all their answers, in one step."""
-    epochs: float = 2.0
-    lr: float = 7e-4
-    weight_decay: float = 0.05
+    lr: float = 1e-5
     warmup: int = 10
     checkpoint_every: int = 50
 

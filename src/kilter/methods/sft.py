@@ -21,7 +21,7 @@ State = Round
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Training):
-    """Fine-tuning on demonstrations; the defaults suit a model of half a million parameters."""
+    """Fine-tuning; the defaults suit training every weight of a full model, `recipes/sandbox.yaml` has a tiny one's."""
 
     corpus: str = ""
     """Text rows mixed in against forgetting: a JSONL file or `stage/file.jsonl`; empty for none."""
@@ -33,11 +33,8 @@ class Config(Training):
     """Take the loss on the last answer only, or on every assistant turn."""
     row_tokens: int = 128
     """Tokens in a packed row; a longer demonstration raises it."""
-    lr: float = 1.5e-3
-    optimizer: Literal["adamw", "muon"] = "muon"
-    muon_lr: float = 7.5e-3
+    lr: float = 1e-5
     warmup: int = 20
-    weight_decay: float = 0.05
     checkpoint_every: int = 200
 
 

@@ -115,26 +115,3 @@ def rank(rater: Rater, prompt: Prompt, candidates: Sequence[Candidate], key: str
         guideline=GUIDELINE,
         extra={"key": key},
     )
-
-
-def verdicts(judgment: Judgment) -> dict[tuple[str, str], int]:
-    """(id, id) in sorted order → +1 when the first is ranked above the second, -1 below, 0 tied."""
-    tier = {judgment.candidates[i].id: t for t, tied in enumerate(judgment.tiers) for i in tied}
-    ids = sorted(tier)
-    return {(a, b): (tier[b] > tier[a]) - (tier[b] < tier[a]) for n, a in enumerate(ids) for b in ids[n + 1 :]}
-
-
-def agreement(judgments_a: Sequence[Judgment], judgments_b: Sequence[Judgment]) -> float:
-    """Of the pairs that both raters order strictly, the share that they order alike; NaN when there are none."""
-    by_prompt: dict[str, list[Judgment]] = {}
-    for judgment in judgments_b:
-        by_prompt.setdefault(judgment.prompt.id, []).append(judgment)
-    alike = strict = 0
-    for judgment in judgments_a:
-        mine = verdicts(judgment)
-        for other in by_prompt.get(judgment.prompt.id, ()):
-            for pair, theirs in verdicts(other).items():
-                if theirs and mine.get(pair):
-                    strict += 1
-                    alike += theirs == mine[pair]
-    return alike / strict if strict else math.nan
