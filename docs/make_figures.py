@@ -58,10 +58,10 @@ def table(summaries: list[dict[str, Any]], seconds: list[float]) -> str:
     prompts = summaries[0]["evaluation"]["prompts"]["main"]
     minutes = " / ".join(f"{s / 60:.1f}" for s in seconds)
     note = (
-        f"Seeds {', '.join(map(str, seeds))}, each cell in that order; {prompts} held-out prompts, one answer each at "
-        f"temperature 1, ties count a half. Bars met: {', '.join(met)}. The reward model is right on {' / '.join(clear)} "
-        f"of the clear held-out pairs; two raters agree on {' / '.join(agreed)}. A run took {minutes} minutes on two "
-        f"cores. `kilter run sandbox --seeds {','.join(map(str, seeds))}` reproduces it."
+        f"Seeds {', '.join(map(str, seeds))}, each cell in that order; {prompts} held-out prompts, one answer each "
+        f"(temperature 1), ties count a half. Bars met: {', '.join(met)}. The reward model is right on "
+        f"{' / '.join(clear)} of the clear held-out pairs; two raters agree on {' / '.join(agreed)}. A run took "
+        f"{minutes} minutes on two cores. `kilter run sandbox --seeds {','.join(map(str, seeds))}` reproduces it."
     )
     return "\n".join([*rows, "", note])
 
