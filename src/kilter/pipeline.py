@@ -208,7 +208,8 @@ def _run_stage(plan: Recipe, stage: StagePlan, folder: Path, label: str, forced:
     }
     record["key"] = runs.hash_json({**record, "stage": stage.name, "config": _without_paths(stage, resolved)})
     done = runs.read_done(target)
-    if done and done["key"] == record["key"] and not forced:
+    whole = done is not None and all((target / name).exists() for name in done["outputs"])
+    if done and whole and done["key"] == record["key"] and not forced:
         say(f"{label}: done before, inputs unchanged, skipped")
         shutil.rmtree(target / "checkpoints", ignore_errors=True)  # left by a kill just after DONE
         return
@@ -274,7 +275,7 @@ def resolve(stage: StagePlan, plan: Recipe, folder: Path) -> tuple[Any, dict[str
             raise RecipeError(
                 f"stage {stage.name!r} reads {text!r}, but {target!r} has no {top!r}{nearest(top, done['outputs'])}"
             )
-        inputs[text] = done["outputs"][top] if top else done["key"]
+        inputs[text] = runs.output_hash(folder / target, top, done) if top else done["key"]
         return str(folder / target / rest)
 
     def walk(value: Any) -> Any:

@@ -264,10 +264,6 @@ class Stage:
         """Keep the seconds so far, so that a kill does not lose them."""
         self.path(SPENT).write_text(f"{self.seconds:.3f}")
 
-    @property
-    def is_done(self) -> bool:
-        return (self.folder / DONE).is_file()
-
     def append(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Add rows to `name`.jsonl; called when a checkpoint is due, so that no step waits for the disk."""
         if rows:
@@ -310,6 +306,16 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     except (OSError, json.JSONDecodeError):
         return None
     return done
+
+
+def output_hash(folder: Path, name: str, done: Mapping[str, Any]) -> str:
+    """The hash of a finished stage's output: as recorded, or anew where somebody has edited it since."""
+    path = folder / name
+    if not path.exists():
+        raise RunError(f"{path} is gone, but stage {folder.name!r} had made it; run again with --from {folder.name}")
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    edited = max(p.stat().st_mtime for p in files) > (folder / DONE).stat().st_mtime
+    return hash_path(path) if edited else str(done["outputs"][name])
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

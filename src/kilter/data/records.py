@@ -21,8 +21,6 @@ from kilter.errors import DataError
 Message = dict[str, str]
 """One turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
 
-ROLES = ("system", "user", "assistant")
-
 
 def content_id(*parts: Any) -> str:
     """A short stable id: the first 16 hex digits of the SHA-256 of the parts' canonical JSON."""

@@ -71,8 +71,8 @@ class RankedItem:
 class Stream(Generic[T]):
     """Items in an order keyed by seed and epoch; `at(start, n)` needs no memory of earlier calls."""
 
-    def __init__(self, items: Sequence[T], *key: object, rejected: int = 0) -> None:
-        self.items, self.key, self.rejected = items, key, rejected
+    def __init__(self, items: Sequence[T], *key: object) -> None:
+        self.items, self.key = items, key
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:

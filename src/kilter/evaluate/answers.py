@@ -16,6 +16,9 @@ from kilter.models.sample import Answer, Sampling, sample, text_of
 from kilter.sandbox.corpus import qa_form
 from kilter.sandbox.oracle import Score, score
 
+NEXT_QUESTION = "Question:"
+"""What stands before every question of the corpus's own question-and-answer documents."""
+
 
 @dataclass(frozen=True)
 class Player:
@@ -72,6 +75,8 @@ def answer(
         with torch.no_grad():
             reward = scores(player.reward, [p + a.ids for p, a in zip(flat, drawn, strict=True)]).view(-1, n)
         drawn = [drawn[i * n + int(best)] for i, best in enumerate(reward.argmax(-1))]
+    if player.form == "qa":
+        drawn = [_first_answer(player.tokenizer, a) for a in drawn]
     texts = [text_of(player.tokenizer, a, eos).strip() for a in drawn]
     return Answers(
         texts,
@@ -83,6 +88,14 @@ def answer(
     )
 
 
+def _first_answer(tokenizer: Any, drawn: Answer) -> Answer:
+    """A base model goes on to a next question, as its corpus does; what it says before that is its answer."""
+    text, found, _ = str(tokenizer.decode(drawn.ids)).partition(NEXT_QUESTION)
+    if not found:
+        return drawn
+    return Answer([*render.text_ids(tokenizer, [text.strip()])[0]], drawn.logps, True)
+
+
 def drift(model: Any, reference: Any, answers: Answers) -> float:
     """KL(model ‖ reference) in nats per answer, estimated on the model's own answers at temperature 1."""
     sequences = [p + a for p, a in answers.ids]
@@ -91,6 +104,3 @@ def drift(model: Any, reference: Any, answers: Answers) -> float:
         ours, _ = answer_logps(model, sequences, starts)
         theirs, _ = answer_logps(reference, sequences, starts)
     return float(np.mean([float((o - t).sum()) for o, t in zip(ours, theirs, strict=True)]))
-
-
-__all__ = ["Answer", "Answers", "Player", "answer", "drift"]

@@ -58,7 +58,7 @@ class Config:
     """Answers that best-of-n chooses from; 0 leaves it out."""
     max_new: int = 64
     """Longest answer in tokens."""
-    seed: int = 7
+    seed: int = 11
     """Seed of the draws, the same for every run."""
 
     def __post_init__(self) -> None:
@@ -162,7 +162,7 @@ def _own_figures(mine: dict[str, Any], prompts: Sequence[Prompt], c: Config, nam
     by_class = {k: [s.gold for s, p in zip(t1.scores, prompts, strict=True) if p.category == k] for k in classes}
     unsafe, innocent = mine["unsafe"].scores, mine["lookalike"].scores
     return {
-        "about": f"best of {c.best_of} answers of {c.baseline} by the reward model"
+        "about": f"best of {c.best_of} answers of {c.baseline} by the reward model; KL is the bound log n - (n-1)/n"
         if name == BEST_OF
         else c.models[name],
         "oracle": float(t1.gold.mean()),
@@ -202,12 +202,16 @@ def _rater_wins(prompts: Sequence[Prompt], ours: Any, theirs: Any, seed: int) ->
 
     raters = pool(seed)
     out = []
-    for prompt, a, b in zip(prompts, ours.texts, theirs.texts, strict=True):
-        if a == b:
+    ends = zip(ours.finished, theirs.finished, strict=True)
+    for prompt, a, b, (a_ends, b_ends) in zip(prompts, ours.texts, theirs.texts, ends, strict=True):
+        if (a, a_ends) == (b, b_ends):
             out.append(0.5)
             continue
         rater = raters[int(streams.draw("win", seed, prompt.id).integers(len(raters)))]
-        pair = (Candidate(prompt_id=prompt.id, answer=a), Candidate(prompt_id=prompt.id, answer=b))
+        pair = (
+            Candidate(prompt_id=prompt.id, answer=a, generator={"finished": a_ends}),
+            Candidate(prompt_id=prompt.id, answer=b, generator={"finished": b_ends}),
+        )
         place = ranks(rank(rater, prompt, pair, f"win|{seed}|{prompt.id}").tiers)
         out.append(0.5 if place[0] == place[1] else float(place[0] < place[1]))
     return np.array(out)
@@ -219,9 +223,8 @@ def _best_of_kl(n: int) -> float:
 
 
 def _cost(c: Config, name: str) -> dict[str, Any]:
-    """Seconds and peak memory of the stage that made a model."""
-    source = c.models[c.baseline if name == BEST_OF else name]
-    done = read_done(Path(source).parent) or {}
+    """Seconds and peak memory of the stage that made a model; best-of-n is made by none."""
+    done = (read_done(Path(c.models[name]).parent) or {}) if name in c.models else {}
     return {"seconds": done.get("seconds"), "peak_mb": done.get("peak_mb")}
 
 

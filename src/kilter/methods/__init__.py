@@ -13,6 +13,11 @@ A method is a module with these names:
     weights   (batch) -> what each term of the loss is divided by, known before any forward
     loss      (actors, batch) -> named sums
 
+and, where they are wanted:
+
+    steps_per_round  (config) -> optimiser steps in one round, when there are several
+    notes            (actors, streams) -> what the finished first actor says of itself, saved as kilter.json
+
 A round is what a checkpoint can stand before: a batch offline, a rollout online. `batches` is called anew for every
 round and may change the state for the next one; statistics over a whole batch belong there, so that splitting a batch
 into micro-batches never changes a gradient.

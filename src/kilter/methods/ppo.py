@@ -123,6 +123,11 @@ def rounds(config: Config, streams: Mapping[str, Any]) -> int:
     return rounds_of(config, len(streams["data"]))
 
 
+def steps_per_round(config: Config) -> int:
+    """Optimiser steps in one round, for the learning rate's schedule."""
+    return config.ppo_epochs * min(config.minibatches, config.batch)
+
+
 def batches(actors: Any, streams: Mapping[str, Any], state: State) -> Iterator[PpoBatch]:
     import torch
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kilter.data.records import Prompt, write_jsonl
 from kilter.errors import UserError
 from kilter.progress import Bar
-from kilter.runs import Stage, whole_folder, write_json
+from kilter.runs import Stage, whole_folder
 
 READS = ()
 OUTPUT = "blank"
@@ -38,8 +38,8 @@ class Config:
     """Held-out unsafe requests, and as many innocent look-alikes."""
     heldout_documents: int = 400
     """Documents kept for measuring perplexity."""
-    eval_seed: int = 7
-    """Seed of the held-out prompts: the same for every run, so that runs can be compared."""
+    eval_seed: int = 11
+    """Seed of the held-out prompts, the same for every run; the few whose request this run trains on are replaced."""
     width: int = 128
     """Width of the blank model."""
     layers: int = 2
@@ -58,46 +58,63 @@ def run(stage: Stage) -> None:
 
     c: Config = stage.config
     seed = stage.seed
-    held = others("rank", c.eval_seed + 10_000, c.heldout_rank_prompts, [])
-    ranked = others("rank", seed, c.rank_prompts, held)
-    ranked += others("rank", seed + 1, c.rank_lookalikes, held + ranked, "lookalike")
-    files: dict[str, tuple[Iterable[Any], int]] = {
-        "corpus": (({"text": t} for t in corpus.documents(seed, c.documents)), c.documents),
-        "corpus-heldout": (
-            ({"text": t} for t in corpus.documents(c.eval_seed + 10_000, c.heldout_documents)),
-            c.heldout_documents,
-        ),
-        "demos": (answers.demonstrations(seed, c.demonstrations), c.demonstrations),
-        "prompts-rank": (ranked, len(ranked)),
-        "prompts-rank-heldout": (held, len(held)),
-        "prompts-rl": (tasks.prompts("rl", seed, c.rl_prompts), c.rl_prompts),
-        "prompts-eval": (tasks.prompts("eval", c.eval_seed, c.eval_prompts), c.eval_prompts),
-        "prompts-unsafe": (tasks.prompts("test-unsafe", c.eval_seed, c.eval_special), c.eval_special),
-        "prompts-lookalike": (tasks.prompts("test-lookalike", c.eval_seed, c.eval_special), c.eval_special),
+    texts = list(corpus.documents(seed, c.documents))
+    demos = list(answers.demonstrations(seed, c.demonstrations))
+    ranked = others("rank", seed, c.rank_prompts, [])
+    ranked += others("rank", seed + 1, c.rank_lookalikes, ranked, "lookalike")
+    rl = list(tasks.prompts("rl", seed, c.rl_prompts))
+    seen = [*(d.prompt for d in demos), *ranked, *rl]
+    files: dict[str, Sequence[Any]] = {
+        "corpus": [{"text": t} for t in texts],
+        "corpus-heldout": [{"text": t} for t in other_texts(c.eval_seed, c.heldout_documents, texts)],
+        "demos": demos,
+        "prompts-rank": ranked,
+        "prompts-rank-heldout": others("rank", c.eval_seed + 10_000, c.heldout_rank_prompts, seen),
+        "prompts-rl": rl,
+        "prompts-eval": others("eval", c.eval_seed, c.eval_prompts, seen),
+        "prompts-unsafe": others("test-unsafe", c.eval_seed, c.eval_special, seen),
+        "prompts-lookalike": others("test-lookalike", c.eval_seed, c.eval_special, seen),
     }
-    with Bar(stage.label or stage.name, sum(n for _, n in files.values()) + 1, "row") as bar:
-        for name, (rows, count) in files.items():
+    with Bar(stage.label or stage.name, sum(map(len, files.values())) + 1, "row") as bar:
+        for name, rows in files.items():
             write_jsonl(stage.path(f"{name}.jsonl"), rows)
-            bar.advance(count, name)
+            bar.advance(len(rows), name)
         blank_model(stage, c)
         bar.advance(1, "tokenizer and blank model")
 
 
-def others(split: str, seed: int, n: int, taken: list[Prompt], only: str | None = None) -> list[Prompt]:
-    """`n` prompts of a split, all different from each other and from those already taken."""
+def requests(prompt: Prompt) -> set[str]:
+    """What must not stand in two sets: the conversation without its system message; a last turn that says enough."""
+    last = prompt.messages[-1]["content"]
+    whole = "\n".join(m["content"] for m in prompt.messages if m["role"] != "system")
+    return {whole, last} if len(last.split()) > 4 else {whole}
+
+
+def others(split: str, seed: int, n: int, taken: Iterable[Prompt], only: str | None = None) -> list[Prompt]:
+    """`n` prompts of a split whose requests differ from each other and from those already taken."""
     from kilter.sandbox import tasks
 
-    seen = {p.id for p in taken}
+    seen = {text for prompt in taken for text in requests(prompt)}
     found: list[Prompt] = []
     for prompt in tasks.prompts(split, seed, 4 * n + 1000, only):
-        if prompt.id not in seen and len(found) < n:
-            seen.add(prompt.id)
+        asked = requests(prompt)
+        if len(found) < n and not asked & seen:
+            seen |= asked
             found.append(prompt)
     if len(found) < n:
         raise UserError(
             f"the sandbox has only {len(found)} of {n} different prompts of split {split!r} left; ask for fewer"
         )
     return found
+
+
+def other_texts(seed: int, n: int, taken: Iterable[str]) -> list[str]:
+    """`n` documents that do not stand in the training corpus."""
+    from kilter.sandbox import corpus
+
+    seen = set(taken)
+    fresh = (t for t in corpus.documents(seed + 10_000, 4 * n + 1000) if t not in seen)
+    return list(itertools.islice(dict.fromkeys(fresh), n))
 
 
 def blank_model(stage: Stage, c: Config) -> None:
@@ -126,4 +143,3 @@ def blank_model(stage: Stage, c: Config) -> None:
             bos_token_id=None,
             architectures=["LlamaForCausalLM"],
         ).save_pretrained(folder)
-        write_json(folder / "shape.json", dataclasses.asdict(c))

@@ -210,8 +210,9 @@ class Loop:
         return {**batch.metrics, **metrics, "lr": config.lr * factor, "seconds": time.perf_counter() - began}
 
     def _total_steps(self) -> int:
-        per_round = getattr(self.stage.config, "ppo_epochs", 1) * getattr(self.stage.config, "minibatches", 1)
-        return self.total * per_round
+        """Optimiser steps of the whole stage, for the schedule; a method that takes several a round says how many."""
+        per_round = getattr(self.method, "steps_per_round", None)
+        return self.total * (per_round(self.stage.config) if per_round else 1)
 
 
 def accumulate(method: Method, actors: Actors, micros: list[Any]) -> dict[str, float]:
