@@ -5,7 +5,7 @@ A method is a module with these names:
     Config    frozen dataclass over `Training`; the string under each field is its documentation and its --help
     EATS      {config field: kind of stream}, kinds: text, demonstrations, prompts, rankings, and
               packed-text, packed-demonstrations
-    NEEDS     {actor: kind of model}, kinds: causal, reward, value; which config field names its folder is in `SOURCES`
+    NEEDS     {actor: kind of model}, kinds: causal, reward, value; `models.roles.SOURCES` has their folders
     PARAMS    {actor that learns: config field with its learning rate}; the first is saved as `model/`
     State     what lasts between rounds, as plain values; `Round` when the number of the round is all
     rounds    (config, streams) -> how many rounds there are
@@ -102,10 +102,6 @@ class Training:
         for name in ("lr", "muon_lr", "value_lr", "warmup", "weight_decay", "clip", "lora_rank", "max_rejects"):
             if getattr(self, name, 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must not be below 0")
-
-
-SOURCES = {"policy": "model", "reference": "model", "reward": "reward", "value": "value"}
-"""Which config field names the folder of an actor; a reward model in training starts from `model`."""
 
 
 @dataclass

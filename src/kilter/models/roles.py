@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kilter.data.render import check_tokenizer
 from kilter.errors import RecipeError
-from kilter.methods import SOURCES, Method, Training
 from kilter.models import load, lora
+
+if TYPE_CHECKING:  # the contract stands in a room above this one; only its names are needed here
+    from kilter.methods import Method, Training
+
+SOURCES = {"policy": "model", "reference": "model", "reward": "reward", "value": "value"}
+"""Which config field names the folder of an actor; a reward model in training starts from `model`."""
 
 
 @dataclass
