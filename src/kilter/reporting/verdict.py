@@ -278,7 +278,7 @@ def bars_section(run: Run) -> Section:
         "bars",
         f"Bars: {met} of {len(found)} met",
         el("ul", *items, class_="bars") if items else Html(""),
-        "What a run is held to, fixed before it began. Nothing here was used to select, stop or tune anything.",
+        "What a run is held to, fixed before it began. Nothing within a run selects, stops or tunes by them.",
     )
 
 
