@@ -1,7 +1,7 @@
 """The stage that gives the verdict: every model on the same held-out prompts, by oracle and by raters, with intervals.
 
-The oracle measures here; nothing in a run is selected, stopped or tuned by it. Draws are keyed by prompt and index alone, so all
-models answer with the same luck, and a model that equals SFT ties with it everywhere.
+The oracle measures here; nothing in a run is selected, stopped or tuned by it. Draws are keyed by prompt and index
+alone, so all models answer with the same luck, and a model that equals SFT ties with it everywhere.
 """
 
 from __future__ import annotations
