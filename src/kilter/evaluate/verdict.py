@@ -45,7 +45,7 @@ class Config:
     reward: str = ""
     """The reward model to be judged, and to choose for best-of-n."""
     rankings: str = ""
-    """Held-out rankings, two raters each in turn."""
+    """Held-out rankings, several raters a prompt; the first of each is what the reward model is compared with."""
     collected: str = ""
     """Where the rankings were collected; its notes tell the raters' agreement."""
     rollouts: str = ""
@@ -238,14 +238,17 @@ def _reward_bench(c: Config, tokenizer: Any, reward: Any) -> dict[str, Any]:
     from kilter.models.logprobs import scores
     from kilter.sandbox.oracle import score
 
-    rows = [Judgment.from_json(row) for _, row in read_jsonl(c.rankings)][0::2]
+    judged = [Judgment.from_json(row) for _, row in read_jsonl(c.rankings)]
     items, _ = streams.load(Path(c.rankings), "rankings", tokenizer, load.context_of(c.reward), 1.0)
-    with torch.no_grad():
-        rewards = [scores(reward, item.sequences).tolist() for item in items[0::2]]
-    if len(items) != 2 * len(rows):
+    if len(items) != len(judged):
         raise UserError(
             f"{c.rankings}: some held-out rankings can't be tokenised; see why with a reward stage on that file"
         )
+    prompts = [j.prompt.id for j in judged]
+    first = [i for i, prompt in enumerate(prompts) if prompt not in prompts[:i]]  # one rater's ranking a prompt
+    rows = [judged[i] for i in first]
+    with torch.no_grad():
+        rewards = [scores(reward, items[i].sequences).tolist() for i in first]
     gold = [
         [score(j.prompt, a.answer, bool(a.generator.get("finished", True))).gold for a in j.candidates] for j in rows
     ]
@@ -259,7 +262,7 @@ def _raters(c: Config) -> dict[str, Any]:
     note = done.get("rankings-heldout") or {}
     return {
         "agreement": note.get("agreement"),
-        "definition": "two raters of the pool, pairs both order strictly, answers of the baseline at temperature 1",
+        "definition": "two raters of the pool (mean over pairs of raters), answer pairs that both order strictly",
         **(done.get("rankings") or {}),
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ class Config:
     data: str
     """Prompts to be answered."""
     heldout: str = ""
-    """Further prompts whose rankings are kept from training, each ranked by two raters; empty for none."""
+    """Further prompts whose rankings are kept from training, each ranked by several raters; empty for none."""
+    heldout_raters: int = 4
+    """Raters per held-out prompt: the more, the surer the agreement of two of them is known."""
     answers_min: int = 4
     """Fewest answers per prompt."""
     answers_max: int = 9
@@ -48,12 +51,14 @@ class Config:
     def __post_init__(self) -> None:
         if self.answers_min < 2:
             raise ValueError(f"answers_min is {self.answers_min}, but a ranking needs at least 2 answers")
+        if self.heldout_raters < 2:
+            raise ValueError(f"heldout_raters is {self.heldout_raters}, but agreement needs at least 2")
         if self.answers_max < self.answers_min:
             raise ValueError(f"answers_max {self.answers_max} is below answers_min {self.answers_min}")
 
 
 def run(stage: Stage) -> None:
-    """Sample, rank, write `rankings.jsonl` (and `rankings-heldout.jsonl` with the two raters' agreement)."""
+    """Sample, rank, write `rankings.jsonl` (and `rankings-heldout.jsonl` with the raters' agreement)."""
     from kilter.models import load
     from kilter.sandbox.raters import pool
 
@@ -62,7 +67,7 @@ def run(stage: Stage) -> None:
     model = load.load(c.model, "causal", device=c.device)
     context = load.context_of(c.model) - c.max_new
     raters = pool(stage.seed)
-    sets = {"rankings": (c.data, 1), "rankings-heldout": (c.heldout, 2)}
+    sets = {"rankings": (c.data, 1), "rankings-heldout": (c.heldout, c.heldout_raters)}
     items = {
         name: streams.load(Path(path), "prompts", tokenizer, context, c.max_rejects)[0]
         for name, (path, _) in sets.items()
@@ -141,7 +146,7 @@ def _rank(
 
 
 def _note(stage: Stage, name: str, rows: list[Judgment], each: int) -> None:
-    """Counts for the report: prompts, answers, decided pairs, and agreement where two raters saw the same answers."""
+    """Counts for the report: prompts, answers, decided pairs, and agreement where raters saw the same answers."""
     note: dict[str, Any] = {
         "judgments": len(rows),
         "answers": sum(len(j.candidates) for j in rows),
@@ -149,6 +154,8 @@ def _note(stage: Stage, name: str, rows: list[Judgment], each: int) -> None:
         "all_tied": sum(len(j.tiers) == 1 for j in rows),
         "all_bad": sum(j.all_bad for j in rows),
     }
-    if each == 2:
-        note["agreement"] = judgments.agreement(rows[0::2], rows[1::2])
+    if each > 1:
+        by_place = [rows[i::each] for i in range(each)]
+        found = [judgments.agreement(a, b) for a, b in combinations(by_place, 2)]
+        note["agreement"] = sum(found) / len(found)
     stage.extra[name] = note
