@@ -21,7 +21,7 @@ def main(folders: list[str]) -> None:
     runs = [Path(f) for f in folders]
     if not runs:
         raise SystemExit(__doc__)
-    text = table([json.loads((r / "summary.json").read_text(encoding="utf-8")) for r in runs], [took(r) for r in runs])
+    text = table([json.loads((r / "summary.json").read_text(encoding="utf-8")) for r in runs])
     for name in ("README.md", "docs/tutorial.md"):
         path = ROOT / name
         page = path.read_text(encoding="utf-8")
@@ -29,12 +29,7 @@ def main(folders: list[str]) -> None:
         path.write_text(filled, encoding="utf-8")
 
 
-def took(run: Path) -> float:
-    """Seconds that all stages of a run took."""
-    return sum(json.loads(done.read_text(encoding="utf-8"))["seconds"] for done in run.glob("*/DONE"))
-
-
-def table(summaries: list[dict[str, Any]], seconds: list[float]) -> str:
+def table(summaries: list[dict[str, Any]]) -> str:
     """The verdict of several seeds, each cell as seed 1 / seed 2 / ..."""
     seeds = [s["seed"] for s in summaries]
 
@@ -56,12 +51,11 @@ def table(summaries: list[dict[str, Any]], seconds: list[float]) -> str:
     clear = [f"{s['reward_model']['accuracy_clear']:.2f}" for s in summaries]
     agreed = [f"{s['raters']['agreement']:.2f}" for s in summaries]
     prompts = summaries[0]["evaluation"]["prompts"]["main"]
-    minutes = " / ".join(f"{s / 60:.1f}" for s in seconds)
     note = (
         f"Seeds {', '.join(map(str, seeds))}, each cell in that order; {prompts} held-out prompts, one answer each "
         f"(temperature 1), ties count a half. Bars met: {', '.join(met)}. The reward model is right on "
-        f"{' / '.join(clear)} of the clear held-out pairs; two raters agree on {' / '.join(agreed)}. A run took "
-        f"{minutes} minutes on two cores. `kilter run sandbox --seeds {','.join(map(str, seeds))}` reproduces it."
+        f"{' / '.join(clear)} of the clear held-out pairs; two raters agree on {' / '.join(agreed)}. "
+        f"`kilter run sandbox --seeds {','.join(map(str, seeds))}` reproduces it."
     )
     return "\n".join([*rows, "", note])
 
