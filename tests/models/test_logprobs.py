@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from kilter.data.batches import packed
 from kilter.data.streams import TextItem
-from kilter.models import logprobs
+from kilter.models import head, logprobs
 
 FAMILIES = ("llama", "qwen2", "gpt2")
 BOUNDS = {"float64": 1e-10, "float32": 1e-5}
@@ -132,7 +132,7 @@ def test_the_head_in_tiles_gives_the_same_logps(
     model = make_model("llama", dtype="float64")
     sequences, starts = rows()
     whole = torch.cat(logprobs.answer_logps(model, sequences, starts)[0])
-    monkeypatch.setattr(logprobs, "HEAD_ROWS", 5)
+    monkeypatch.setattr(head, "TILE_BYTES", 5 * 4 * 300)
     tiled = torch.cat(logprobs.answer_logps(model, sequences, starts)[0])
     assert (whole - tiled).abs().max() < 1e-12
 

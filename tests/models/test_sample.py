@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from kilter.errors import UserError
+from kilter.models import draw as drawing
 from kilter.models import sample as sampling
 from kilter.models.logprobs import answer_logps
 from kilter.models.sample import Sampling, sample
@@ -83,10 +84,11 @@ def test_first_tokens_are_distributed_as_the_model_says(make_model: Callable[...
         assert ((statistic / df) ** (1 / 3) - (1 - 2 / (9 * df))) / (2 / (9 * df)) ** 0.5 < 3.7
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_draws_do_not_depend_on_order_neighbours_or_compaction(
-    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    model, asked, settings = make_model("llama", seed=2), prompts(40), Sampling(max_new=40)
+    model, asked, settings = make_model(family, seed=2), prompts(40), Sampling(max_new=40)
     endless = sample(model, asked, keys(40), settings, eos=-1)
     eos = int(np.bincount([i for a in endless for i in a.ids]).argmax())  # so that rows end at many different times
     together = sample(model, asked, keys(40), settings, eos)
@@ -98,11 +100,71 @@ def test_draws_do_not_depend_on_order_neighbours_or_compaction(
     assert alone == [a.ids for a in together[:10]]
     for share, rows in ((0.0, 512), (1.1, 512), (0.75, 7)):  # never compacted, always compacted, small groups
         monkeypatch.setattr(sampling, "KEEP_SHARE", share)
-        monkeypatch.setattr(sampling, "ROWS", rows)
+        monkeypatch.setattr(sampling, "OWN_ROWS", rows)
+        monkeypatch.setattr(sampling, "ROWS", {"cpu": rows})
+        monkeypatch.setattr(sampling, "ADMIT_SHARE", min(share, 1.0))
         again = sample(model, asked, keys(40), settings, eos)
         assert [a.ids for a in again] == [a.ids for a in together]
         for a, b in zip(again, together, strict=True):
             assert np.abs(np.array(a.logps) - np.array(b.logps)).max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_groups_that_share_a_prompt_draw_what_each_would_alone(
+    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Groups of different sizes, more than there are rows for: slots and lanes are closed and filled again."""
+    model, settings = make_model(family, seed=2), Sampling(max_new=20)
+    draw = np.random.default_rng(3)
+    asked = [p for p in prompts(7) for _ in range(draw.integers(1, 9))]
+    asked = [asked[i] for i in draw.permutation(len(asked))]
+    names = keys(len(asked))
+    endless = sample(model, asked, names, settings, eos=-1)
+    eos = int(np.bincount([i for a in endless for i in a.ids]).argmax())
+    alone = [sample(model, [p], [k], settings, eos)[0] for p, k in zip(asked, names, strict=True)]
+    assert len({len(a.ids) for a in alone}) > 3
+    for rows in (64, 11, 3):
+        monkeypatch.setattr(sampling, "ROWS", {"cpu": rows})
+        counted: list[int] = []
+        found = sample(model, asked, names, settings, eos, counted.append)
+        assert [a.ids for a in found] == [a.ids for a in alone]
+        assert [a.finished for a in found] == [a.finished for a in alone]
+        assert sum(counted) == len(asked)
+        for a, b in zip(found, alone, strict=True):
+            assert np.abs(np.array(a.logps) - np.array(b.logps)).max() < 1e-5
+
+
+def test_a_stream_gives_what_sample_gives(make_model: Callable[..., Any]) -> None:
+    for family in ("llama", "gpt2"):
+        model, asked = make_model(family), prompts()
+        for prompt, key, answer in zip(
+            asked, keys(9), sample(model, asked, keys(9), Sampling(max_new=12), EOS), strict=True
+        ):
+            assert list(sampling.stream(model, prompt, key, Sampling(max_new=12), EOS)) == answer.ids
+
+
+@pytest.mark.parametrize("size", [200, 5000, 12_345])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_draw_by_tiles_is_the_draw_from_the_whole_row(
+    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, size: int, temperature: float
+) -> None:
+    model = make_model("qwen2", vocab_size=size, dtype="float64")
+    draw = np.random.default_rng(size)
+    h = torch.from_numpy(draw.normal(size=(300, 32)))
+    uniforms = torch.from_numpy(1.0 - draw.random(300))
+    uniforms[:2] = torch.tensor([1e-300, 1.0], dtype=torch.float64)
+    settings = Sampling(temperature=temperature)
+    with torch.no_grad():
+        monkeypatch.setattr(drawing, "LARGE", 10**9)
+        whole = drawing.drawn(model, h, settings, uniforms)
+        best = drawing.drawn(model, h, Sampling(temperature=0), None)
+        monkeypatch.setattr(drawing, "LARGE", 10)
+        tiled = drawing.drawn(model, h, settings, uniforms)
+        greedy = drawing.drawn(model, h, Sampling(temperature=0), None)
+    assert torch.equal(whole[0], tiled[0])
+    assert (whole[1] - tiled[1]).abs().max() < 1e-10
+    assert torch.equal(best[0], greedy[0])
+    assert (best[1] - greedy[1]).abs().max() < 1e-10
 
 
 def test_the_same_call_gives_the_same_bits_and_another_key_another_answer(make_model: Callable[..., Any]) -> None:
@@ -141,9 +203,9 @@ def test_truncated_logps_are_those_of_the_truncated_distribution(
 
 
 def test_choose_never_takes_a_token_of_probability_nothing() -> None:
-    logps = torch.log(torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]]))
+    p = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]])
     uniforms = torch.tensor([1e-300, 0.25, 0.5, 0.5000001, 1.0], dtype=torch.float64)
-    assert sampling.choose(logps.expand(5, 5), uniforms).tolist() == [1, 1, 1, 3, 3]
+    assert drawing.choose(p.expand(5, 5), uniforms).tolist() == [1, 1, 1, 3, 3]
 
 
 def test_an_answer_of_one_token_and_an_immediate_eos(make_model: Callable[..., Any]) -> None:

@@ -1,7 +1,8 @@
-"""Sampling answers: batched, cached, finished rows dropped, every draw keyed by what it is for.
+"""Sampling answers: batched, cached, every draw keyed by what it is for.
 
 The draw for token t of an answer depends only on the answer's key, never on its neighbours in the batch or on a shared
-generator, so that a resumed run draws what the uninterrupted one would have drawn.
+generator, so that a resumed run draws what the uninterrupted one would have drawn. Llama-shaped trunks are decoded with
+preallocated stores and continuous batching (`models.decode`), every other family through its own forward.
 B rows, T tokens, V vocabulary.
 """
 
@@ -17,34 +18,21 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from kilter.data.streams import draw
-from kilter.errors import UserError
+from kilter.models.decode import Decoder
+from kilter.models.draw import Sampling, drawn
+from kilter.models.forward import device_of, ways_of
 from kilter.models.load import backbone
-from kilter.models.logprobs import device_of
 
-ROWS = 512
-"""Rows decoded together."""
+__all__ = ["Answer", "Sampling", "sample", "stream", "text_of"]
+
+ROWS = {"cpu": 64, "other": 512}
+"""Rows decoded together: on a processor as many as its cache holds the keys and values of."""
+OWN_ROWS = 512
+"""Rows decoded together through a model's own forward."""
 KEEP_SHARE = 0.75
-"""The batch is compacted when fewer than this share of its rows are still running."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn; stored with every answer."""
-
-    temperature: float = 1.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    """Keep the smallest set of tokens with at least this probability; 1 keeps all."""
-    top_k: int = 0
-    """Keep the k likeliest tokens; 0 keeps all."""
-    max_new: int = 64
-    """Answers are cut off after so many tokens."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.max_new < 1:
-            raise UserError(
-                f"sampling {self} is out of range: temperature >= 0, 0 < top_p <= 1, top_k >= 0, max_new >= 1"
-            )
+"""There, the batch is compacted when fewer than this share of its rows are still running."""
+ADMIT_SHARE = 0.125
+"""New prompts are let in when at least this share of the slots is free."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +42,6 @@ class Answer:
     ids: list[int]
     logps: list[float]
     finished: bool
-
-
-def filtered(logits_BV: Tensor, settings: Sampling) -> Tensor:
-    """Log-probabilities of the distribution that is really drawn from (temperature, top-k, top-p, renormalised)."""
-    logps = torch.log_softmax(logits_BV.float() / (settings.temperature or 1.0), dim=-1)
-    if settings.top_k:
-        kth = logps.topk(min(settings.top_k, logps.shape[-1]), dim=-1).values[:, -1:]
-        logps = torch.log_softmax(logps.masked_fill(logps < kth, -torch.inf), dim=-1)
-    if settings.top_p < 1:
-        ranked, index = logps.sort(dim=-1, descending=True)
-        before = ranked.exp().cumsum(-1) - ranked.exp()
-        drop = (before >= settings.top_p).scatter(-1, index, before >= settings.top_p)
-        logps = torch.log_softmax(logps.masked_fill(drop, -torch.inf), dim=-1)
-    return logps
-
-
-def choose(logps_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """Inverse-CDF draw: the first token whose cumulative probability reaches u in (0, 1]."""
-    cdf_BV = logps_BV.exp().double().cumsum(-1)
-    return (cdf_BV < uniform_B[:, None] * cdf_BV[:, -1:]).sum(-1).clamp(max=logps_BV.shape[-1] - 1)
 
 
 @torch.no_grad()
@@ -86,31 +54,59 @@ def sample(
     tick: Callable[[int], None] | None = None,
 ) -> list[Answer]:
     """One answer per prompt; `keys[i]` names draw i. `tick(n)` is told of every n finished answers."""
+    longest = max(map(len, prompts), default=0) + settings.max_new
+    if prompts and decodes_lean(model, longest):
+        return _continuous(model, prompts, keys, settings, eos, tick)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: list[Answer | None] = [None] * len(prompts)
-    for begin in range(0, len(order), ROWS):
-        members = order[begin : begin + ROWS]
-        drawn = _decode(model, [prompts[i] for i in members], [keys[i] for i in members], settings, eos)
-        for i, answer in zip(members, drawn, strict=True):
+    for begin in range(0, len(order), OWN_ROWS):
+        members = order[begin : begin + OWN_ROWS]
+        found = _together(model, [prompts[i] for i in members], [keys[i] for i in members], settings, eos)
+        for i, answer in zip(members, found, strict=True):
             answers[i] = answer
         if tick:
             tick(len(members))
     return [a for a in answers if a is not None]
 
 
+def decodes_lean(model: Any, longest: int) -> bool:
+    """Whether rows of so many tokens can be decoded without the model's own forward."""
+    ways = ways_of(model)
+    return ways.lean is not None and (ways.window is None or longest <= ways.window)
+
+
 @torch.no_grad()
 def stream(model: Any, prompt: Sequence[int], key: Sequence[object], settings: Sampling, eos: int) -> Iterator[int]:
     """One answer token by token, as `sample` draws it for the same key."""
     uniforms = _uniforms([key], settings.max_new).to(device_of(model)) if settings.temperature else None
-    state = _Running(model, [prompt], device_of(model))
-    logits = state.prefill()
+    state: _OneRow | _Running
+    if decodes_lean(model, len(prompt) + settings.max_new):
+        state = _OneRow(model, prompt, settings.max_new)
+    else:
+        state = _Running(model, [prompt], device_of(model))
+    h_Bd = state.prefill()
     for t in range(settings.max_new):
-        logps = filtered(logits, settings)
-        token = logps.argmax(-1) if uniforms is None else choose(logps, uniforms[:, t])
+        token, _ = drawn(model, h_Bd, settings, None if uniforms is None else uniforms[:, t])
         yield int(token)
         if int(token) == eos or t + 1 == settings.max_new:
             return
-        logits = state.step(token)
+        h_Bd = state.step(token)
+
+
+class _OneRow:
+    """One answer being decoded by the lean decoder."""
+
+    def __init__(self, model: Any, prompt: Sequence[int], max_new: int) -> None:
+        shape = ways_of(model).lean
+        assert shape is not None  # the caller has asked
+        self.model, self.prompt = model, prompt
+        self.decoder = Decoder(backbone(model), shape, 1, 1, len(prompt), max_new)
+
+    def prefill(self) -> Tensor:
+        return self.decoder.admit([self.prompt], [1])
+
+    def step(self, token_B: Tensor) -> Tensor:
+        return self.decoder.step(token_B)
 
 
 def _uniforms(keys: Sequence[Sequence[object]], n: int) -> Tensor:
@@ -118,9 +114,67 @@ def _uniforms(keys: Sequence[Sequence[object]], n: int) -> Tensor:
     return torch.from_numpy(1.0 - np.stack([draw(*key).random(n) for key in keys]))
 
 
-def _decode(
+def _continuous(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    keys: Sequence[Sequence[object]],
+    settings: Sampling,
+    eos: int,
+    tick: Callable[[int], None] | None,
+) -> list[Answer]:
+    """Decode with continuous batching: as rows finish, the next prompts are let in."""
+    shape = ways_of(model).lean
+    assert shape is not None  # the caller has asked
+    device = device_of(model)
+    most = ROWS["cpu" if device.type == "cpu" else "other"]
+    waiting = _groups(prompts, most)
+    lanes = max(len(members) for members in waiting)
+    rows = min(most, len(waiting) * lanes)
+    decoder = Decoder(backbone(model), shape, rows, lanes, max(map(len, prompts)), settings.max_new)
+    ids = np.zeros((len(prompts), settings.max_new), dtype=np.int64)
+    logps = torch.zeros(len(prompts), settings.max_new, device=device)
+    lengths = np.zeros(len(prompts), dtype=np.int64)
+    uniforms = _uniforms(keys, settings.max_new).to(device) if settings.temperature else None
+    who = np.zeros(0, dtype=np.int64)
+    token = torch.zeros(0, dtype=torch.long, device=device)
+    while waiting or len(who):
+        states = [decoder.step(token)] if len(who) else []
+        if waiting and (not len(who) or decoder.room >= max(1, ADMIT_SHARE * decoder.slots)):
+            coming, waiting = waiting[: decoder.room], waiting[decoder.room :]
+            states.append(decoder.admit([prompts[m[0]] for m in coming], [len(m) for m in coming]))
+            who = np.append(who, np.concatenate(coming))
+        h_Bd = torch.cat(states) if len(states) > 1 else states[0]
+        at, t = torch.from_numpy(who).to(device), lengths[who]
+        t_device = torch.from_numpy(t).to(device)
+        uniform_B = None if uniforms is None else uniforms[at, t_device]
+        token, logps[at, t_device] = drawn(model, h_Bd, settings, uniform_B)
+        ids[who, t] = token.cpu().numpy()
+        lengths[who] += 1
+        running = (ids[who, t] != eos) & (lengths[who] < settings.max_new)
+        if not running.all():
+            if tick:
+                tick(int((~running).sum()))
+            order = decoder.keep(np.flatnonzero(running))
+            who, token = who[order], token[torch.from_numpy(order).to(device)]
+    found = logps.cpu().numpy().astype(np.float64)
+    return [
+        Answer(ids[i, :n].tolist(), found[i, :n].tolist(), bool(ids[i, n - 1] == eos)) for i, n in enumerate(lengths)
+    ]
+
+
+def _groups(prompts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+    """Draws from the same prompt side by side, at most so many in a group, short prompts first."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        alike.setdefault(tuple(prompt), []).append(i)
+    groups = [m[b : b + most] for m in alike.values() for b in range(0, len(m), most)]
+    return sorted(groups, key=lambda m: (len(prompts[m[0]]), m[0]))
+
+
+def _together(
     model: Any, prompts: list[Sequence[int]], keys: list[Sequence[object]], settings: Sampling, eos: int
 ) -> list[Answer]:
+    """Decode through the model's own forward, all rows beginning together."""
     device = device_of(model)
     rows = len(prompts)
     uniforms = _uniforms(keys, settings.max_new).to(device) if settings.temperature else None
@@ -128,16 +182,11 @@ def _decode(
     logps: list[list[float]] = [[] for _ in prompts]
     done = [False] * rows
     state = _Running(model, prompts, device)
-    logits = state.prefill()
+    h_Bd = state.prefill()
     alive = torch.arange(rows, device=device)
     for t in range(settings.max_new):
-        all_logps = filtered(logits, settings)
-        if uniforms is None:
-            token = all_logps.argmax(-1)
-        else:
-            token = choose(all_logps, uniforms[alive, t])
-        picked = all_logps.gather(1, token[:, None])[:, 0].tolist()
-        for row, tok, logp in zip(alive.tolist(), token.tolist(), picked, strict=True):
+        token, picked = drawn(model, h_Bd, settings, None if uniforms is None else uniforms[alive, t])
+        for row, tok, logp in zip(alive.tolist(), token.tolist(), picked.tolist(), strict=True):
             if not done[row]:
                 ids[row].append(tok)
                 logps[row].append(logp)
@@ -150,7 +199,7 @@ def _decode(
             keep = running.nonzero()[:, 0]
             alive, token = alive[keep], token[keep]
             state.keep(keep)
-        logits = state.step(token)
+        h_Bd = state.step(token)
     return [Answer(i, p, d) for i, p, d in zip(ids, logps, done, strict=True)]
 
 
@@ -170,9 +219,9 @@ class _Running:
 
     def step(self, token_B: Tensor) -> Tensor:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(token_B), 1)], dim=1)
-        logits = self._forward(token_B[:, None], self.position[:, None])
+        h_Bd = self._forward(token_B[:, None], self.position[:, None])
         self.position = self.position + 1
-        return logits
+        return h_Bd
 
     def keep(self, rows: Tensor) -> None:
         self.cache.batch_select_indices(rows)
@@ -183,16 +232,8 @@ class _Running:
         out = backbone(self.model)(
             input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, past_key_values=self.cache, use_cache=True
         )
-        return head_logits(self.model, out.last_hidden_state[:, -1])
-
-
-def head_logits(model: Any, h_Bd: Tensor) -> Tensor:
-    """Next-token logits as the model's own forward would give them."""
-    logits: Tensor = model.get_output_embeddings()(h_Bd)
-    scale = getattr(model.config, "logit_scale", None) or 1.0 / (getattr(model.config, "logits_scaling", None) or 1.0)
-    logits = logits * scale if scale != 1.0 else logits
-    softcap = getattr(model.config, "final_logit_softcapping", None)
-    return softcap * torch.tanh(logits / softcap) if softcap else logits
+        states: Tensor = out.last_hidden_state[:, -1]
+        return states
 
 
 def text_of(tokenizer: Any, answer: Answer, eos: int) -> str:

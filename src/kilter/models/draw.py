@@ -1,0 +1,143 @@
+"""From hidden states to tokens: the distribution that is drawn from, and keyed inverse-CDF draws from it.
+
+A large vocabulary is read in tiles: only the probability mass of each block of tokens is kept, and the block that a
+draw falls into is computed again, so that no row of logits is ever written down.
+B rows, d width, V vocabulary, N blocks of b tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kilter.errors import UserError
+from kilter.models.head import scale_of
+
+BLOCK = 128
+"""Tokens whose mass is summed up together, where the vocabulary is large."""
+TILE = 32
+"""Blocks whose logits are computed together: few enough to stay in a core's cache."""
+LARGE = 8192
+"""Vocabularies above this are read in tiles."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn; stored with every answer."""
+
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with at least this probability; 1 keeps all."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    max_new: int = 64
+    """Answers are cut off after so many tokens."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.max_new < 1:
+            raise UserError(
+                f"sampling {self} is out of range: temperature >= 0, 0 < top_p <= 1, top_k >= 0, max_new >= 1"
+            )
+
+
+def filtered(logits_BV: Tensor, settings: Sampling) -> Tensor:
+    """Log-probabilities of the distribution that is really drawn from (temperature, top-k, top-p, renormalised)."""
+    logps = torch.log_softmax(logits_BV.float() / (settings.temperature or 1.0), dim=-1)
+    if settings.top_k:
+        kth = logps.topk(min(settings.top_k, logps.shape[-1]), dim=-1).values[:, -1:]
+        logps = torch.log_softmax(logps.masked_fill(logps < kth, -torch.inf), dim=-1)
+    if settings.top_p < 1:
+        ranked, index = logps.sort(dim=-1, descending=True)
+        before = ranked.exp().cumsum(-1) - ranked.exp()
+        drop = (before >= settings.top_p).scatter(-1, index, before >= settings.top_p)
+        logps = torch.log_softmax(logps.masked_fill(drop, -torch.inf), dim=-1)
+    return logps
+
+
+def choose(p_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """Inverse-CDF draw: the first token whose cumulative probability reaches u in (0, 1] of the whole."""
+    cdf_BV = p_BV.cumsum(-1, dtype=torch.float64)
+    return _reach(cdf_BV, uniform_B * cdf_BV[:, -1])
+
+
+def _reach(cdf_BV: Tensor, mass_B: Tensor) -> Tensor:
+    """The first entry at which the running sum reaches `mass`: never one of no mass, whatever rounding has left."""
+    tiny = torch.finfo(torch.float64).tiny
+    return torch.searchsorted(cdf_BV, torch.minimum(mass_B.clamp(min=tiny), cdf_BV[:, -1])[:, None])[:, 0]
+
+
+def drawn(model: Any, h_Bd: Tensor, settings: Sampling, uniform_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A token per row (the likeliest without `uniform`) and its log-probability under what it was drawn from."""
+    head = model.get_output_embeddings()
+    truncated = settings.top_k or settings.top_p < 1
+    if not truncated and type(head) is torch.nn.Linear and len(head.weight) > LARGE:
+        return _drawn_by_tiles(model, h_Bd, settings.temperature or 1.0, uniform_B)
+    logits_BV = head_logits(model, h_Bd)
+    if truncated:
+        p_BV = filtered(logits_BV, settings).exp()
+    else:
+        wide = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
+        p_BV = torch.softmax(wide / settings.temperature if settings.temperature not in (0, 1) else wide, -1)
+    token_B = logits_BV.argmax(-1) if uniform_B is None else choose(p_BV, uniform_B)
+    return token_B, p_BV.gather(1, token_B[:, None])[:, 0].log()
+
+
+def head_logits(model: Any, h_Bd: Tensor) -> Tensor:
+    """Next-token logits as the model's own forward would give them."""
+    logits: Tensor = model.get_output_embeddings()(h_Bd)
+    return _as_read(model, logits)
+
+
+def _as_read(model: Any, logits: Tensor) -> Tensor:
+    """A family's scaling and capping of its logits."""
+    scale, softcap = scale_of(model), getattr(model.config, "final_logit_softcapping", None)
+    logits = logits * scale if scale != 1.0 else logits
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
+
+
+def _drawn_by_tiles(model: Any, h: Tensor, temperature: float, uniform_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`drawn` without ever holding a row of logits: block masses first, then the chosen block alone."""
+    head = model.get_output_embeddings()
+    tops, masses, likeliest = [], [], []
+    for begin in range(0, len(head.weight), TILE * BLOCK):
+        part = slice(begin, begin + TILE * BLOCK)
+        z = _tile(model, h, head.weight[part], None if head.bias is None else head.bias[part], temperature)
+        z = F.pad(z, (0, -z.shape[-1] % BLOCK), value=-torch.inf).unflatten(-1, (-1, BLOCK))
+        top = z.amax((-2, -1))
+        tops.append(top)
+        likeliest.append(z.flatten(1).argmax(-1) + begin if uniform_B is None else top)
+        masses.append(torch.exp_(z.sub_(top[:, None, None])).sum(-1))
+    top_BT = torch.stack(tops, 1)
+    most_B = top_BT.amax(-1)
+    weight_BN = torch.cat([m * (t - most_B).exp()[:, None] for m, t in zip(masses, tops, strict=True)], 1)
+    cdf_BN = weight_BN.cumsum(-1, dtype=torch.float64)
+    log_mass_B = cdf_BN[:, -1].log()
+    if uniform_B is None:
+        token_B = torch.stack(likeliest, 1).gather(1, top_BT.argmax(-1, keepdim=True))[:, 0]
+        return token_B, -log_mass_B.to(most_B.dtype)
+    wanted_B = uniform_B * cdf_BN[:, -1]
+    block_B = _reach(cdf_BN, wanted_B)
+    before_B = (cdf_BN - weight_BN).gather(1, block_B[:, None])[:, 0]
+    at_Bb = (block_B[:, None] * BLOCK + torch.arange(BLOCK, device=h.device)).clamp(max=len(head.weight) - 1)
+    z_Bb = torch.einsum("bd,bkd->bk", h, head.weight[at_Bb])
+    z_Bb = z_Bb if head.bias is None else z_Bb + head.bias[at_Bb]
+    z_Bb = _wide(_as_read(model, z_Bb)) / temperature - most_B[:, None]
+    real_Bb = block_B[:, None] * BLOCK + torch.arange(BLOCK, device=h.device) < len(head.weight)
+    cdf_Bb = (z_Bb.exp() * real_Bb).cumsum(-1, dtype=torch.float64)
+    place_B = _reach(cdf_Bb, wanted_B - before_B)
+    logp_B = z_Bb.gather(1, place_B[:, None])[:, 0] - log_mass_B
+    return block_B * BLOCK + place_B, logp_B.to(most_B.dtype)
+
+
+def _tile(model: Any, h: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    z = _wide(_as_read(model, F.linear(h, weight, bias)))
+    return z / temperature if temperature != 1.0 else z
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

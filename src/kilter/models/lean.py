@@ -1,0 +1,210 @@
+"""A lean forward of Llama-shaped trunks (Llama, Mistral, Qwen2, Qwen3) over a flat layout.
+
+The model's own weights and modules, without its padding, masks and per-layer plumbing: matrix products over flat
+tokens, attention per group of runs, a shared prompt once, and in the last layer only what is read. Every linear layer
+is called as a module (so adapters and quantised weights work unchanged) unless it is a plain one. A trunk takes this
+way only after it has given the numbers of its own forward on a probe (`models.forward`).
+M flat tokens, H query heads, G key heads, D head width, d model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kilter.models.layout import Group, Layout, Plan
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+class _Rotate(torch.autograd.Function):
+    """x cos + rotate_half(x) sin in two kernels; its gradient turns the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(cos, sin)
+        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return (grad * cos).add_((grad * sin).roll(grad.shape[-1] // 2, -1)), None, None
+
+
+class _Gate(torch.autograd.Function):
+    """silu(a) b, keeping a and b alone for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(a, b)
+        return F.silu(a).mul_(b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        a, b = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad * b, a), F.silu(a).mul_(grad)
+
+
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """A plain layer without the module's call, any other one by its call."""
+    if type(layer) is nn.Linear:
+        return F.linear(x, layer.weight, layer.bias)
+    found: Tensor = layer(x)
+    return found
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a Llama-shaped trunk is made of."""
+
+    heads: int
+    key_heads: int
+    width: int
+    """Of one head."""
+    eps: float
+    scaling: float
+
+
+def shape_of(trunk: Any) -> Shape | str:
+    """The trunk's shape, or the reason why it is not Llama-shaped."""
+    config = trunk.config
+    if config.model_type not in FAMILIES:
+        return f"family {config.model_type} has no lean forward"
+    if getattr(config, "hidden_act", "silu") != "silu":
+        return f"activation {config.hidden_act} has no lean forward"
+    rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
+    if rope in ("dynamic", "longrope"):
+        return f"{rope} positions depend on the longest row of a batch"
+    attention = trunk.layers[0].self_attn
+    width = int(attention.head_dim)
+    return Shape(
+        int(config.num_attention_heads),
+        int(config.num_key_value_heads or config.num_attention_heads),
+        width,
+        float(config.rms_norm_eps),
+        float(getattr(attention, "scaling", width**-0.5)),
+    )
+
+
+def window_of(trunk: Any) -> int | None:
+    """The sliding window, when any layer has one."""
+    config = trunk.config
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    if kinds is None and not getattr(config, "use_sliding_window", True):
+        return None
+    window = getattr(config, "sliding_window", None)
+    return int(window) if window else None
+
+
+def rotation(trunk: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and signed sin, [M, 1, D], from the model's own rotary embedding."""
+    cos, sin = trunk.rotary_emb(x[None], positions[None])
+    half = cos.shape[-1] // 2
+    signed = torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
+    return cos[0][:, None], signed[:, None]
+
+
+def forward(trunk: Any, shape: Shape, layout: Layout, read: np.ndarray | None = None) -> Tensor:
+    """Final hidden states at the flat tokens `read` (all when None), h_Md."""
+    device = trunk.embed_tokens.weight.device
+    h = trunk.embed_tokens(torch.from_numpy(layout.ids).to(device))
+    cos, sin = rotation(trunk, h, torch.from_numpy(layout.positions).to(device))
+    plan = layout.plan(None, device)
+    last = len(trunk.layers) - 1
+    for number, layer in enumerate(trunk.layers):
+        if number == last and read is not None and len(np.unique(read)) < len(layout.ids):
+            return _last(trunk, layer, shape, layout, h, (cos, sin), read)
+        h = _layer(layer, shape, h, plan, cos, sin)
+    h = norm(trunk.norm, h, shape)
+    return h if read is None else h[torch.from_numpy(read).to(device)]
+
+
+def norm(layer: Any, x: Tensor, shape: Shape) -> Tensor:
+    """RMS normalisation (statistics in float32 or wider)."""
+    if x.dtype in (torch.float32, torch.float64):
+        plain: Tensor = F.rms_norm(x, (x.shape[-1],), layer.weight, shape.eps)
+        return plain
+    wide = x.float()
+    low: Tensor = layer.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + shape.eps)).to(x.dtype)
+    return low
+
+
+def _layer(layer: Any, shape: Shape, h: Tensor, plan: Plan, cos: Tensor, sin: Tensor) -> Tensor:
+    x = norm(layer.input_layernorm, h, shape)
+    q, k, v = project(layer.self_attn, shape, x, cos, sin)
+    h = h + linear(layer.self_attn.o_proj, attend(q, k, v, plan, shape))
+    return h + feed(layer.mlp, norm(layer.post_attention_layernorm, h, shape))
+
+
+def _last(
+    trunk: Any, layer: Any, shape: Shape, layout: Layout, h: Tensor, turn: tuple[Tensor, Tensor], read: np.ndarray
+) -> Tensor:
+    """The last layer: keys and values of every token, everything else only where it is read."""
+    wanted, back = np.unique(read, return_inverse=True)
+    at = torch.from_numpy(wanted).to(h.device)
+    x = norm(layer.input_layernorm, h, shape)
+    plan = layout.plan(wanted, h.device)
+    attention, (cos, sin) = layer.self_attn, turn
+    k, v = _keys(attention, shape, x, cos, sin)
+    q = _Rotate.apply(_heads(attention, "q", shape, x[at]), cos[at], sin[at])
+    rows = torch.empty(len(layout.ids), dtype=torch.long, device=h.device)
+    rows[at] = torch.arange(len(at), device=h.device)
+    moved = Plan([replace(g, queries_bq=rows[g.queries_bq]) for g in plan.groups], plan.order)
+    out = h[at] + linear(attention.o_proj, attend(q, k, v, moved, shape))
+    out = out + feed(layer.mlp, norm(layer.post_attention_layernorm, out, shape))
+    out = norm(trunk.norm, out, shape)
+    return out if len(back) == len(wanted) and (back == np.arange(len(back))).all() else out[torch.from_numpy(back)]
+
+
+def project(attention: Any, shape: Shape, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotated queries [M, H, D], rotated keys and plain values [M, G, D]."""
+    q: Tensor = _Rotate.apply(_heads(attention, "q", shape, x), cos, sin)
+    return q, *_keys(attention, shape, x, cos, sin)
+
+
+def _keys(attention: Any, shape: Shape, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    k = _Rotate.apply(_heads(attention, "k", shape, x), cos, sin)
+    return k, linear(attention.v_proj, x).unflatten(-1, (-1, shape.width))
+
+
+def _heads(attention: Any, which: str, shape: Shape, x: Tensor) -> Tensor:
+    heads = linear(getattr(attention, f"{which}_proj"), x).unflatten(-1, (-1, shape.width))
+    scale = getattr(attention, f"{which}_norm", None)
+    return heads if scale is None else norm(scale, heads, shape)
+
+
+def feed(mlp: Any, x: Tensor) -> Tensor:
+    """down(silu(gate x) · up x)."""
+    gated: Tensor = _Gate.apply(linear(mlp.gate_proj, x), linear(mlp.up_proj, x))
+    return linear(mlp.down_proj, gated)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, shape: Shape) -> Tensor:
+    """Attention of every group; results flat again, [M, H·D], in the order of `q`."""
+    outs = [_attend_group(q, k, v, group, shape) for group in plan.groups]
+    return (torch.cat(outs) if len(outs) > 1 else outs[0]).index_select(0, plan.order)
+
+
+def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: Group, shape: Shape) -> Tensor:
+    b, width = group.queries_bq.shape
+    queries = _pick(q, group.queries_bq).transpose(1, 2)
+    keys, values = (_pick(t, group.keys_bk).transpose(1, 2) for t in (k, v))
+    repeat = shape.heads // shape.key_heads
+    if repeat > 1:
+        keys, values = (t[:, :, None].expand(-1, -1, repeat, -1, -1).flatten(1, 2) for t in (keys, values))
+    out = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=group.mask, is_causal=group.mask is None and width > 1, scale=shape.scaling
+    )
+    return out.transpose(1, 2).reshape(b * width, -1).index_select(0, group.slots)
+
+
+def _pick(x_MHD: Tensor, at_bt: Tensor) -> Tensor:
+    """Tokens of each row, [b, t, H, D]."""
+    return x_MHD.flatten(1).index_select(0, at_bt.flatten()).view(*at_bt.shape, *x_MHD.shape[1:])
