@@ -36,6 +36,28 @@ class _Rotate(torch.autograd.Function):
         return (grad * cos).add_((grad * sin).roll(grad.shape[-1] // 2, -1)), None, None
 
 
+class _Norm(torch.autograd.Function):
+    """w x / rms(x), keeping the normalised x for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[override]
+        inverse: Tensor = (
+            torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        )
+        normal: Tensor = x * inverse
+        ctx.save_for_backward(normal, inverse, weight)
+        scaled: Tensor = normal * weight
+        return scaled
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+        normal, inverse, weight = ctx.saved_tensors
+        turned = grad * weight
+        along = (turned * normal).mean(-1, keepdim=True)
+        grad_x = torch.addcmul(turned, normal, along, value=-1).mul_(inverse)
+        return grad_x, (grad * normal).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None
+
+
 class _Gate(torch.autograd.Function):
     """silu(a) b, keeping a and b alone for the gradient."""
 
@@ -129,7 +151,7 @@ def forward(trunk: Any, shape: Shape, layout: Layout, read: np.ndarray | None = 
 def norm(layer: Any, x: Tensor, shape: Shape) -> Tensor:
     """RMS normalisation (statistics in float32 or wider)."""
     if x.dtype in (torch.float32, torch.float64):
-        plain: Tensor = F.rms_norm(x, (x.shape[-1],), layer.weight, shape.eps)
+        plain: Tensor = _Norm.apply(x, layer.weight, shape.eps)
         return plain
     wide = x.float()
     low: Tensor = layer.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + shape.eps)).to(x.dtype)
