@@ -28,7 +28,7 @@ from kilter.errors import RecipeError, RunError
 from kilter.methods import Method
 from kilter.models import load, lora
 from kilter.models.roles import Actors, load_actors, source_of
-from kilter.progress import Bar
+from kilter.progress import Bar, say
 from kilter.runs import Stage, whole_folder, write_json
 from kilter.train import checkpoint
 from kilter.train.optim import Optimizers, lr_factor
@@ -80,7 +80,9 @@ def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]
                 config.max_rejects,
                 getattr(config, "turns", "last") == "all",
                 stage.path("rejects.jsonl"),
+                getattr(config, "pool", False),
             )
+            note_rows(stage, name, items)
         rejects += bad
         stream: Any = data.Stream(items, stage.seed, stage.name, name)
         if "packed-" in kind:
@@ -91,6 +93,22 @@ def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]
         write_jsonl(stage.path("rejects.jsonl"), rejects)
         stage.extra["rejected"] = len(rejects)
     return found
+
+
+COUNTED = {
+    "repeated": "rows given before and counted again",
+    "tied": "rankings without a decided pair, which weigh nothing",
+    "same_text": "answers with the same text as another of their row, which are not compared with it",
+}
+
+
+def note_rows(stage: Stage, name: str, items: list[Any]) -> None:
+    """Put what a file holds into DONE, and say what of it counts for nothing or twice."""
+    counts = data.tally(items)
+    stage.extra.setdefault("rows", {})[name] = counts
+    found = [f"{counts[key]} {words}" for key, words in COUNTED.items() if counts.get(key)]
+    if found:
+        say(f"{stage.label or stage.name}: of {counts['rows']} rows of {name}: {'; '.join(found)}")
 
 
 def load_text(
