@@ -27,7 +27,7 @@ from kilter.data.records import write_jsonl
 from kilter.errors import RecipeError, RunError
 from kilter.methods import Method
 from kilter.models import load, lora
-from kilter.models.roles import Actors, load_actors, source_of
+from kilter.models.roles import Actors, load_actors, roles_of, source_of
 from kilter.progress import Bar, say
 from kilter.runs import Stage, whole_folder, write_json
 from kilter.train import checkpoint
@@ -293,8 +293,8 @@ def headline(row: Mapping[str, float]) -> str:
 def save_final(stage: Stage, method: Method, actors: Actors, streams: Mapping[str, Any]) -> None:
     """Write each learned actor as a plain Hugging Face folder: the first as `model`, others under their role's name."""
     config = stage.config
-    notes = getattr(method, "notes", None)
-    for number, role in enumerate(method.PARAMS):
+    notes = method.notes(actors, streams) if hasattr(method, "notes") else {}
+    for number, role in enumerate(roles_of(method.PARAMS, config)):
         model = actors[role]
         if config.lora_rank:
             with whole_folder(stage.path("adapter" if number == 0 else f"{role}-adapter")) as folder:
@@ -302,5 +302,6 @@ def save_final(stage: Stage, method: Method, actors: Actors, streams: Mapping[st
             model = lora.merge_copy(model)
         with whole_folder(stage.path("model" if number == 0 else role)) as folder:
             load.save(model, actors.tokenizer, folder)
-            if notes and number == 0:
-                write_json(folder / "kilter.json", notes(actors, streams))
+            own = notes if number == 0 else notes.get(role)
+            if own:
+                write_json(folder / "kilter.json", own)
