@@ -228,19 +228,43 @@ def test_what_counts_for_nothing_or_twice_is_counted(tokenizer: Any, tmp_path: P
         {"prompt": "a", "answer": "b", "rating": 2.0},
     ]
     items, _ = streams.load(write_rows(tmp_path / "f.jsonl", rows), "rankings", tokenizer, 64, 0.0)
-    assert streams.tally(items) == {
+    assert streams.tally("rankings", items) == {
         "rows": 6,
         "repeated": 1,
         "answers": 12,
         "pairs": 5,  # one of each pair, b > c and c > b of the last ranking, whose two b are not compared
         "tied": 1,
         "same_text": 1,
-        "good": 4,
+        "alone": 1,
+    }
+    labels = [*rows[:5], {"prompt": "a", "answer": "b", "label": True}]
+    items, _ = streams.load(write_rows(tmp_path / "h.jsonl", labels), "labels", tokenizer, 64, 0.0)
+    assert streams.tally("labels", items) == {
+        "rows": 6,
+        "repeated": 1,
+        "answers": 12,
+        "same_text": 1,
+        "good": 5,
         "bad": 4,
+        "unlabelled": 3,  # both of the tie and the middle one of three
     }
     shown = [{"prompt": "a", "answer": "b"}] * 3
     items, _ = streams.load(write_rows(tmp_path / "g.jsonl", shown), "demonstrations", tokenizer, 64, 0.0)
-    assert streams.tally(items) == {"rows": 3, "repeated": 2}
+    assert streams.tally("demonstrations", items) == {"rows": 3, "repeated": 2}
+
+
+def test_kilters_own_flags_are_labels(tokenizer: Any, tmp_path: Path) -> None:
+    prompt = Prompt(messages=({"role": "user", "content": "a"},))
+    made = tuple(Candidate(prompt_id=prompt.id, answer=a) for a in ("b", "c"))
+    flags = [
+        Judgment(kind="flag", prompt=prompt, candidates=made[:1], tiers=((0,),), flags=(False,)),
+        Judgment(kind="flag", prompt=prompt, candidates=made, tiers=((0, 1),), flags=(None, True)),
+    ]
+    write_jsonl(tmp_path / "f.jsonl", flags)
+    items, rejects = streams.load(tmp_path / "f.jsonl", "labels", tokenizer, 64, 0.0)
+    assert ([i.labels for i in items], rejects) == ([(False,), (None, True)], [])
+    _, rejects = streams.load(tmp_path / "f.jsonl", "rankings", tokenizer, 64, 0.5)
+    assert "a ranking needs at least 2 answers, got 1" in rejects[0]["reason"]
 
 
 def test_files_that_are_not_there_or_empty_are_refused(tokenizer: Any, tmp_path: Path) -> None:

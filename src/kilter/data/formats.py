@@ -74,6 +74,25 @@ def demonstration(row: Mapping[str, Any], where: str) -> Demonstration:
 
 def judgment(row: Mapping[str, Any], where: str) -> Judgment:
     """Answers to one prompt in a weak order; one answer alone needs a rating."""
+    found = _judgment(row, where)
+    if len(found.candidates) < 2 and not found.ratings:
+        raise DataError(f"{where}: a ranking needs at least 2 answers, got {len(found.candidates)}")
+    return found
+
+
+def labelled(row: Mapping[str, Any], where: str) -> Judgment:
+    """Answers that are good or bad: one with its label, or a ranking that `judgments.labels` compiles to labels."""
+    if "label" not in row:
+        found = _judgment(row, where)
+        return found if found.flags else judgment(row, where)
+    if not isinstance(row["label"], bool):
+        raise DataError(f"{where}: field 'label' must be true or false, got {_seen(row, 'label')}")
+    shown = demonstration(row, where)
+    answer = Candidate(prompt_id=shown.prompt.id, answer=shown.answer)
+    return Judgment(kind="flag", prompt=shown.prompt, candidates=(answer,), tiers=((0,),), flags=(row["label"],))
+
+
+def _judgment(row: Mapping[str, Any], where: str) -> Judgment:
     if "candidates" in row:
         found = Judgment.from_json(row)
         check_messages(found.prompt.messages, where)
@@ -81,32 +100,13 @@ def judgment(row: Mapping[str, Any], where: str) -> Judgment:
         asked = prompt(row, where)
         answers, tiers, given = _ranked(row, where)
         _check_answers(answers, where, empty=False)
-        found = Judgment(
-            prompt=asked,
-            candidates=tuple(Candidate(prompt_id=asked.id, answer=a) for a in answers),
-            tiers=tiers,
-            **given,
-        )
+        made = tuple(Candidate(prompt_id=asked.id, answer=a) for a in answers)
+        found = Judgment(prompt=asked, candidates=made, tiers=tiers, **given)
     answers = [c.answer for c in found.candidates]
     _check_answers(answers, where, empty=True)
-    if len(answers) < 2 and not found.ratings:
-        raise DataError(f"{where}: a ranking needs at least 2 answers, got {len(answers)}")
     if len(answers) > 1 and len(set(answers)) == 1:
         raise DataError(f"{where}: the answers are all the same text, which says nothing about any of them")
     return found
-
-
-def labelled(row: Mapping[str, Any], where: str) -> Judgment:
-    """Answers that are good or bad: one with its label, or a ranking that `judgments.labels` compiles to labels."""
-    if "label" not in row:
-        return judgment(row, where)
-    if not isinstance(row["label"], bool):
-        raise DataError(f"{where}: field 'label' must be true or false, got {_seen(row, 'label')}")
-    shown = demonstration(row, where)
-    candidate = Candidate(prompt_id=shown.prompt.id, answer=shown.answer)
-    return Judgment(
-        kind="flag", prompt=shown.prompt, candidates=(candidate,), tiers=((0,),), flags=(bool(row["label"]),)
-    )
 
 
 def _ranked(row: Mapping[str, Any], where: str) -> tuple[list[str], tuple[tuple[int, ...], ...], dict[str, Any]]:

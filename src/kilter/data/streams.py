@@ -187,31 +187,30 @@ def _compiled(rows: list[tuple[str, Judgment]], pool: bool) -> list[tuple[str, j
     return [(group[0][0], judgments.pooled([j for _, j in group])) for group in groups.values()]
 
 
-def tally(items: Sequence[Any]) -> dict[str, int]:
-    """What a file's items hold that training does not show: repeated rows, rankings without a pair, same texts, labels.
+def tally(kind: str, items: Sequence[Any]) -> dict[str, int]:
+    """What items hold that training does not show: repeated rows, rankings without a pair, same texts, labels.
 
     Nothing is taken out here: a row given twice counts twice, and an all-tied ranking weighs nothing by itself.
     """
-    seen: set[Any] = set()
-    counts = {"rows": len(items), "repeated": 0}
-    ranked = [i for i in items if isinstance(i, RankedItem)]
-    for item in items:
-        own = tuple(map(tuple, item.sequences)) if isinstance(item, RankedItem) else tuple(item.ids)
-        key = (own, tuple(map(tuple, item.tiers)), item.ratings, item.labels) if isinstance(item, RankedItem) else own
-        counts["repeated"] += key in seen
-        seen.add(key)
-    if ranked:
-        texts = [len(i.sequences) - len(set(map(tuple, i.sequences))) for i in ranked]
-        flat = [label for i in ranked for label in i.labels]
-        counts |= {
-            "answers": sum(len(i.sequences) for i in ranked),
-            "pairs": sum(len(i.pairs) for i in ranked),
-            "tied": sum(len(i.sequences) > 1 and not i.pairs for i in ranked),
-            "same_text": sum(texts),
-            "good": flat.count(True),
-            "bad": flat.count(False),
-        }
+    counts = {"rows": len(items), "repeated": len(items) - len(set(map(_content, items)))}
+    if kind in ("rankings", "labels"):
+        counts["answers"] = sum(len(i.sequences) for i in items)
+        counts["same_text"] = sum(len(i.sequences) - len(set(map(tuple, i.sequences))) for i in items)
+    if kind == "rankings":
+        counts["pairs"] = sum(len(i.pairs) for i in items)
+        counts["tied"] = sum(not i.pairs and len(i.sequences) > 1 for i in items)
+        counts["alone"] = sum(len(i.sequences) == 1 for i in items)
+    if kind == "labels":
+        labels = [label for i in items for label in i.labels]
+        counts |= {"good": labels.count(True), "bad": labels.count(False), "unlabelled": labels.count(None)}
     return counts
+
+
+def _content(item: Any) -> Any:
+    """What makes two items the same row."""
+    if not isinstance(item, RankedItem):
+        return tuple(item.ids)
+    return tuple(map(tuple, item.sequences)), tuple(map(tuple, item.tiers)), item.pairs, item.ratings, item.labels
 
 
 def judge_rejects(

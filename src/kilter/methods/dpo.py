@@ -49,7 +49,7 @@ class Config(Training):
     nll_coef: float = 0.0
     """Weight of the better answer's negative log-likelihood per token beside the loss (arXiv:2404.19733)."""
     ld_alpha: float = 1.0
-    """Weight of what a longer answer says beyond the shorter one's length (LD-DPO); 1 is plain DPO."""
+    """Weight of what a longer answer says beyond the shorter one's length (arXiv:2409.06411); 1 is plain DPO."""
     pool: bool = False
     """Make all judgments of one prompt one element, with soft labels where they disagree."""
     batch: int = 8

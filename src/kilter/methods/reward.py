@@ -48,7 +48,7 @@ class Config(Training):
     margin_scale: float = 1.0
     """What the rows' margins are multiplied by (`margin`)."""
     tie: float = 1.0
-    """Davidson's ν: two answers of one score tie with probability ν / (2 + ν)."""
+    """Davidson's ν: answers of one score tie with probability ν / (2 + ν); for a share t of ties, 2t / (1 - t)."""
     pool: bool = False
     """Make all judgments of one prompt one element, with soft labels where they disagree."""
     ensemble: int = 1

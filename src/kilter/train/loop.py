@@ -82,7 +82,7 @@ def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]
                 stage.path("rejects.jsonl"),
                 getattr(config, "pool", False),
             )
-            note_rows(stage, name, items)
+            note_rows(stage, name, plain, items)
         rejects += bad
         stream: Any = data.Stream(items, stage.seed, stage.name, name)
         if "packed-" in kind:
@@ -97,18 +97,20 @@ def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]
 
 COUNTED = {
     "repeated": "rows given before and counted again",
-    "tied": "rankings without a decided pair, which weigh nothing",
-    "same_text": "answers with the same text as another of their row, which are not compared with it",
+    "tied": "rankings that tie all their answers",
+    "alone": "answers alone, which only losses over ratings read",
+    "same_text": "answers that repeat another of their row, which are not compared with it",
+    "unlabelled": "answers neither good nor bad, which are left out",
 }
 
 
-def note_rows(stage: Stage, name: str, items: list[Any]) -> None:
+def note_rows(stage: Stage, name: str, kind: str, items: list[Any]) -> None:
     """Put what a file holds into DONE, and say what of it counts for nothing or twice."""
-    counts = data.tally(items)
+    counts = data.tally(kind, items)
     stage.extra.setdefault("rows", {})[name] = counts
     found = [f"{counts[key]} {words}" for key, words in COUNTED.items() if counts.get(key)]
     if found:
-        say(f"{stage.label or stage.name}: of {counts['rows']} rows of {name}: {'; '.join(found)}")
+        say(f"{stage.label or stage.name}: in the {counts['rows']} rows of {name}: {'; '.join(found)}")
 
 
 def load_text(
