@@ -190,6 +190,18 @@ def world(
         tiers = [[i] for i in order] if number % 7 else [order]
         rankings.append({"prompt": f"the {some(2, 4)}", "answers": answers, "tiers": tiers})
     write_rows(folder / "rankings.jsonl", rankings)
+    rated = [[round(a.count("tea") / 4, 2) for a in row["answers"]] for row in rankings]
+    write_rows(
+        folder / "rated.jsonl",
+        [{"prompt": r["prompt"], "answers": r["answers"], "ratings": s} for r, s in zip(rankings, rated, strict=True)],
+    )
+    again = [{**row, "tiers": row["tiers"][1:] + row["tiers"][:1]} for row in rankings]  # the best comes last
+    write_rows(
+        folder / "repeated.jsonl",
+        [row for row, other in zip(rankings, again, strict=True) for row in (row, row, other)],
+    )
+    labels = [{"prompt": r["prompt"], "answer": r["answers"][0], "label": n % 3 > 0} for n, r in enumerate(rankings)]
+    write_rows(folder / "labels.jsonl", [*labels, *rankings])
     model_config("llama").save_pretrained(folder / "blank")
     tokenizer.save_pretrained(folder / "blank")
     for family in FAMILIES:

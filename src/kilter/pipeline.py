@@ -23,6 +23,7 @@ import yaml
 
 from kilter import config, recipes, runs
 from kilter.errors import RecipeError, RunError, UserError, nearest
+from kilter.progress import say
 from kilter.recipes import PACKAGE, Recipe, StagePlan
 
 LOOP = PACKAGE / "train" / "loop.py"
@@ -50,12 +51,6 @@ class Run:
     def model(self, stage: str) -> Path:
         """The Hugging Face folder that a training stage made."""
         return self.folder / stage / "model"
-
-
-def say(text: str) -> None:
-    """A line for the person at the terminal."""
-    if os.environ.get("KILTER_QUIET") != "1":
-        print(text, file=sys.stderr, flush=True)
 
 
 def run(

@@ -13,6 +13,12 @@ QUIET = "KILTER_QUIET"
 """Environment variable: set to 1 and no progress is printed (tests, scripts)."""
 
 
+def say(text: str) -> None:
+    """A line for the person at the terminal."""
+    if os.environ.get(QUIET) != "1":
+        print(text, file=sys.stderr, flush=True)
+
+
 def clock(seconds: float) -> str:
     """Seconds as `0:07` or `1:02:03`."""
     whole = max(0, round(seconds))

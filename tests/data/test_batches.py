@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilter.data.batches import PackedStream, RankedBatch, RolloutBatch, budget_groups, packed
+from kilter.data.batches import LabelledBatch, PackedStream, RankedBatch, RolloutBatch, budget_groups, packed
 from kilter.data.judgments import pairs
 from kilter.data.records import Prompt
 from kilter.data.streams import RankedItem, Stream, TextItem
@@ -65,6 +67,8 @@ def test_a_ranked_batch_splits_between_prompts_and_keeps_its_pairs(shape: list[l
             [0] * len(lengths),
             pairs([[i] for i in range(len(lengths))]),
             f"f:{p}",
+            [[i] for i in range(len(lengths))],
+            tuple(map(float, lengths)),
         )
         for p, lengths in enumerate(shape)
     ]
@@ -78,6 +82,9 @@ def test_a_ranked_batch_splits_between_prompts_and_keeps_its_pairs(shape: list[l
         return [(b.sequences[p.better], b.sequences[p.worse], p.weight) for row in b.pairs for p in row]
 
     assert [x for p in parts for x in spelled(p)] == spelled(batch)
+    assert [x for p in parts for x in p.tiers] == batch.tiers
+    assert [x for p in parts for x in p.ratings] == batch.ratings
+    assert batch.metrics == {"tied": 0.0}
     assert all(len(p.sizes) == 1 or sum(map(len, p.sequences)) <= tokens for p in parts)
 
 
@@ -86,6 +93,33 @@ def test_budget_groups_cover_every_row_within_the_padded_budget(lengths: list[in
     groups = budget_groups(lengths, tokens)
     assert [i for g in groups for i in g] == list(range(len(lengths)))
     assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= tokens for g in groups)
+
+
+def labelled(number: int, labels: list[bool | None]) -> RankedItem:
+    """An item whose k-th answer is [number, k, ...], of k + 1 tokens after its first."""
+    rows = [[number, k, *[0] * k] for k in range(len(labels))]
+    return RankedItem(PROMPT, rows, [1] * len(rows), (), f"f:{number}", labels=tuple(labels))
+
+
+def test_a_labelled_batch_holds_the_answers_with_a_label_and_counts_the_others() -> None:
+    batch = LabelledBatch.of([labelled(7, [True, None]), labelled(8, [None]), labelled(9, [False, True])])
+    assert batch.sequences == [[7, 0], [9, 0], [9, 1, 0]]
+    assert (batch.labels, batch.starts) == ([True, False, True], [1, 1, 1])
+    assert batch.wheres == ["f:7", "f:9", "f:9"]
+    assert batch.metrics == {"unlabelled": 2.0}
+    assert LabelledBatch.of([labelled(1, [None])]).split(9) == []
+
+
+@given(st.lists(st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=5), min_size=1), st.integers(1, 60))
+def test_a_labelled_batch_splits_into_its_answers(shape: list[list[bool | None]], tokens: int) -> None:
+    whole = LabelledBatch.of([labelled(n, labels) for n, labels in enumerate(shape)])
+    batch = replace(whole, reference_N=torch.arange(float(len(whole.sequences))), drift=0.25)
+    parts = batch.split(tokens)
+    for name in ("sequences", "starts", "labels", "prompts", "wheres"):
+        assert [x for p in parts for x in getattr(p, name)] == getattr(batch, name)
+    assert [x for p in parts for x in p.reference_N.tolist()] == batch.reference_N.tolist()
+    assert all(p.drift == 0.25 for p in parts)
+    assert all(len(p.sequences) == 1 or sum(map(len, p.sequences)) <= tokens for p in parts)
 
 
 def test_a_rollout_batch_splits_into_its_rows() -> None:

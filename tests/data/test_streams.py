@@ -40,6 +40,16 @@ GOOD: dict[str, list[Any]] = {
             "chosen": [{"role": "assistant", "content": "eats"}],
             "rejected": [{"role": "user", "content": "the dog"}, {"role": "assistant", "content": "sings"}],
         },
+        {"prompt": "the dog", "answers": ["eats", "sings"], "ratings": [4, 1.5]},
+        {"prompt": "the dog", "answers": ["eats", "sings"], "scores": [0.9, 0.1]},
+        {"prompt": "the dog", "answers": ["eats", "sings"], "point": 2, "points": 8},
+        {"prompt": "the dog", "chosen": "eats", "rejected": "sings", "margin": 0.5, "probability": 0.9},
+        {"prompt": "the dog", "chosen": "eats", "rejected": "sings", "strength": "slightly better"},
+    ],
+    "labels": [
+        {"prompt": "the dog", "completion": "eats", "label": True},
+        {"prompt": "the dog", "answer": "eats", "label": False},
+        {"messages": [{"role": "user", "content": "the dog"}, {"role": "assistant", "content": "eats"}], "label": True},
     ],
 }
 BAD: dict[str, list[tuple[Any, str]]] = {
@@ -92,6 +102,27 @@ BAD: dict[str, list[tuple[Any, str]]] = {
         ({"prompt": "a", "chosen": "", "rejected": "x"}, "field 'chosen'"),
         ({"prompt": "a", "chosen": "x" * 900, "rejected": "x"}, "the context is 64"),
         ({"candidates": [], "tiers": []}, "malformed row|at least 2"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "all the same text"),
+        ({"prompt": "a", "answers": ["b", " "], "tiers": [[0], [1]]}, "answer 1 is empty"),
+        ({"prompt": "a", "answers": ["b", "c"], "ratings": [1]}, "finite number for each of the 2 answers"),
+        (b'{"prompt": "a", "answers": ["b", "c"], "ratings": [1, NaN]}', "finite number for each"),
+        ({"prompt": "a", "answers": ["b", "c"], "ratings": {"b": 1}}, "must be a list"),
+        ({"prompt": "a", "answers": ["b", "c"], "tiers": [[0], [1]], "ratings": [1, 2]}, "order the answers different"),
+        (b'{"prompt": "a", "chosen": "b", "rejected": "c", "margin": NaN}', "at least 0, got nan"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1}, "at least 0, got -1"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "strength": "beter"}, "did you mean 'better'"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "probability": 0.4}, "above 0.5"),
+        ({"prompt": "a", "answers": ["b", "c"], "point": 9, "points": 8}, "from 1 to 'points'"),
+        ({"prompt": "a", "answers": ["b", "c"], "point": 1}, "point 1 of None"),
+        ({"prompt": "a", "answers": ["b", "c", "d"], "point": 1, "points": 8}, "for 3 answers"),
+        (b'{"prompt": "a", "answer": "b", "rating": NaN}', "finite number"),
+    ],
+    "labels": [
+        ({"prompt": "a", "answer": "b", "label": 1}, "must be true or false, got 1"),
+        ({"prompt": "a", "answer": "b", "label": None}, "must be true or false"),
+        ({"prompt": "a", "label": True}, "no answer; give one of"),
+        ({"prompt": "a", "answer": "", "label": True}, "not empty"),
+        ({"prompt": "a", "answer": "b"}, "a ranking needs"),
     ],
 }
 
@@ -111,7 +142,7 @@ def test_rows_in_every_form_become_the_same_item(tokenizer: Any, tmp_path: Path,
     items, rejects = streams.load(write_rows(tmp_path / "f.jsonl", GOOD[kind]), kind, tokenizer, 64, 0.0)
     assert rejects == []
     assert len(items) == len(GOOD[kind])
-    ids = [getattr(i, "ids", None) or i.sequences for i in items]
+    ids = [getattr(i, "ids", None) or (i.sequences, i.tiers) for i in items]
     assert all(i == ids[0] for i in ids)
 
 
@@ -148,6 +179,92 @@ def test_an_answer_without_a_token_to_train_on_is_rejected(tokenizer: Any, tmp_p
     assert "f.jsonl:2: an answer has no token to train on" in rejects[0]["reason"]
     assert items[0].sequences[0][-1] != tokenizer.eos_token_id
     assert items[0].sequences[1][-1] == tokenizer.eos_token_id
+
+
+def test_judgments_of_one_prompt_are_pooled_into_one_item_on_demand(
+    tokenizer: Any, tmp_path: Path, write_rows: Writer
+) -> None:
+    rows = [
+        {"prompt": "the dog", "chosen": "eats", "rejected": "sings"},
+        {"prompt": "the cat", "chosen": "eats", "rejected": "sings"},
+        {"prompt": "the dog", "chosen": "sings", "rejected": "eats"},
+        {"prompt": "the dog", "chosen": "eats", "rejected": "sings"},
+    ]
+    path = write_rows(tmp_path / "f.jsonl", rows)
+    apart, _ = streams.load(path, "rankings", tokenizer, 64, 0.0)
+    assert [i.where for i in apart] == [f"{path}:{n}" for n in (1, 2, 3, 4)]
+    dog, cat = streams.load(path, "rankings", tokenizer, 64, 0.0, pool=True)[0]
+    assert (dog.where, cat.where) == (f"{path}:1", f"{path}:2")
+    assert [(p.weight, round(p.sure, 6)) for p in dog.pairs] == [(1.0, 0.666667)]
+    assert dog.sequences[dog.pairs[0].better] == apart[0].sequences[0]
+    assert dog.tiers == ()
+    assert [(p.weight, p.sure) for p in cat.pairs] == [(1.0, 1.0)]
+
+
+def test_rankings_become_labels_and_one_answer_alone_needs_a_rating(
+    tokenizer: Any, tmp_path: Path, write_rows: Writer
+) -> None:
+    rows: list[Any] = [
+        {"prompt": "a", "answer": "b", "label": False},
+        {"prompt": "a", "answers": ["b", "c", "d"], "tiers": [[2], [0], [1]]},
+        {"prompt": "a", "answers": ["b", "c"], "tiers": [[0, 1]]},
+    ]
+    items, _ = streams.load(write_rows(tmp_path / "f.jsonl", rows), "labels", tokenizer, 64, 0.0)
+    assert [i.labels for i in items] == [(False,), (None, False, True), (None, None)]
+    rated, _ = streams.load(
+        write_rows(tmp_path / "g.jsonl", [{"prompt": "a", "answer": "b", "rating": 3}]), "rankings", tokenizer, 64, 0.0
+    )
+    assert (rated[0].ratings, rated[0].pairs) == ((3,), ())
+
+
+def test_what_counts_for_nothing_or_twice_is_counted(tokenizer: Any, tmp_path: Path, write_rows: Writer) -> None:
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    rows = [
+        pair,
+        pair,
+        {**pair, "chosen": "c", "rejected": "b"},
+        {"prompt": "a", "answers": ["b", "c"], "tiers": [[0, 1]]},
+        {"prompt": "a", "answers": ["b", "c", "b"], "tiers": [[0], [1], [2]]},
+        {"prompt": "a", "answer": "b", "rating": 2.0},
+    ]
+    items, _ = streams.load(write_rows(tmp_path / "f.jsonl", rows), "rankings", tokenizer, 64, 0.0)
+    assert streams.tally("rankings", items) == {
+        "rows": 6,
+        "repeated": 1,
+        "answers": 12,
+        "pairs": 5,  # one of each pair, b > c and c > b of the last ranking, whose two b are not compared
+        "tied": 1,
+        "same_text": 1,
+        "alone": 1,
+    }
+    labels = [*rows[:5], {"prompt": "a", "answer": "b", "label": True}]
+    items, _ = streams.load(write_rows(tmp_path / "h.jsonl", labels), "labels", tokenizer, 64, 0.0)
+    assert streams.tally("labels", items) == {
+        "rows": 6,
+        "repeated": 1,
+        "answers": 12,
+        "same_text": 1,
+        "good": 5,
+        "bad": 4,
+        "unlabelled": 3,  # both of the tie and the middle one of three
+    }
+    shown = [{"prompt": "a", "answer": "b"}] * 3
+    items, _ = streams.load(write_rows(tmp_path / "g.jsonl", shown), "demonstrations", tokenizer, 64, 0.0)
+    assert streams.tally("demonstrations", items) == {"rows": 3, "repeated": 2}
+
+
+def test_kilters_own_flags_are_labels(tokenizer: Any, tmp_path: Path) -> None:
+    prompt = Prompt(messages=({"role": "user", "content": "a"},))
+    made = tuple(Candidate(prompt_id=prompt.id, answer=a) for a in ("b", "c"))
+    flags = [
+        Judgment(kind="flag", prompt=prompt, candidates=made[:1], tiers=((0,),), flags=(False,)),
+        Judgment(kind="flag", prompt=prompt, candidates=made, tiers=((0, 1),), flags=(None, True)),
+    ]
+    write_jsonl(tmp_path / "f.jsonl", flags)
+    items, rejects = streams.load(tmp_path / "f.jsonl", "labels", tokenizer, 64, 0.0)
+    assert ([i.labels for i in items], rejects) == ([(False,), (None, True)], [])
+    _, rejects = streams.load(tmp_path / "f.jsonl", "rankings", tokenizer, 64, 0.5)
+    assert "a ranking needs at least 2 answers, got 1" in rejects[0]["reason"]
 
 
 def test_files_that_are_not_there_or_empty_are_refused(tokenizer: Any, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kilter import config
-from kilter.models.roles import load_actors
+from kilter.models.roles import load_actors, roles_of
 from kilter.runs import Stage
 from kilter.train.loop import accumulate, load_streams
 
-METHODS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {  # a method, and what is special about it
     "pretrain": {"model": "llama", "data": "corpus.jsonl", "row_tokens": 48, "batch": 6},
     "sft": {
         "model": "llama",
@@ -30,7 +30,27 @@ METHODS: dict[str, dict[str, Any]] = {
         "corpus_coef": 0.3,
     },
     "reward": {"model": "llama", "data": "rankings.jsonl", "batch": 9, "center_coef": 0.1},
+    "reward margin": {"data": "rated.jsonl", "batch": 9, "loss": "margin", "margin_scale": 0.5},
+    "reward plackett-luce": {"data": "rankings.jsonl", "batch": 9, "loss": "plackett-luce"},
+    "reward davidson": {"data": "rankings.jsonl", "batch": 9, "loss": "davidson", "tie": 0.7},
+    "reward top1": {"data": "rankings.jsonl", "batch": 9, "loss": "top1"},
+    "reward pointwise": {"data": "rated.jsonl", "batch": 9, "loss": "pointwise"},
+    "reward pointwise-logistic": {"data": "rated.jsonl", "batch": 9, "loss": "pointwise-logistic"},
+    "reward pool": {"data": "repeated.jsonl", "batch": 9, "pool": True},
+    "reward ensemble": {"data": "rankings.jsonl", "batch": 9, "ensemble": 3, "center_coef": 0.1},
     "dpo": {"model": "llama", "data": "rankings.jsonl", "batch": 9, "label_smoothing": 0.1},
+    "dpo ipo": {"data": "rankings.jsonl", "batch": 9, "loss": "ipo"},
+    "dpo hinge": {"data": "rankings.jsonl", "batch": 9, "loss": "hinge", "nll_coef": 0.2},
+    "dpo robust": {"data": "rankings.jsonl", "batch": 9, "loss": "robust", "label_smoothing": 0.2},
+    "dpo simpo": {"data": "rankings.jsonl", "batch": 9, "loss": "simpo", "beta": 2.0},
+    "dpo orpo": {"data": "rankings.jsonl", "batch": 9, "loss": "orpo"},
+    "dpo ld": {"data": "rankings.jsonl", "batch": 9, "ld_alpha": 0.3},
+    "dpo plackett-luce": {"data": "rankings.jsonl", "batch": 9, "loss": "plackett-luce"},
+    "dpo pool": {"data": "repeated.jsonl", "batch": 9, "pool": True},
+    "kto": {"data": "labels.jsonl", "batch": 9, "undesirable": 1.3},
+    "cpl": {"data": "rankings.jsonl", "batch": 9, "gamma": 0.9},
+    "preferred_ft": {"data": "rankings.jsonl", "batch": 9},
+    "unlikelihood": {"data": "rankings.jsonl", "batch": 9},
     "ppo": {
         "model": "llama",
         "reward": "reward",
@@ -51,18 +71,18 @@ def prepared(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
     def prepare(name: str) -> tuple[Any, Any, Any]:
         if name not in found:
-            method = importlib.import_module(f"kilter.methods.{name}")
+            method = importlib.import_module(f"kilter.methods.{name.split()[0]}")
             given = {
                 k: str(world / v) if isinstance(v, str) and (world / v).exists() else v
-                for k, v in METHODS[name].items()
+                for k, v in {"model": "llama", **METHODS[name]}.items()
             }
             c = config.build(method.Config, {**given, "dtype": "float64"}, name)
             actors = load_actors(method, c, 1, name)
-            streams = load_streams(Stage(name, tmp_path_factory.mktemp(name), c, 1), method, actors)
+            streams = load_streams(Stage(name, tmp_path_factory.mktemp("stage"), c, 1), method, actors)
             batch = list(method.batches(actors, streams, method.State()))[-1]
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 torch.manual_seed(0)
-                for role in method.PARAMS:
+                for role in roles_of(method.PARAMS, actors.config):
                     for p in actors[role].parameters():
                         p.add_(0.02 * torch.randn_like(p))
             found[name] = (method, actors, batch)
@@ -74,7 +94,7 @@ def prepared(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 def gradient(method: Any, actors: Any, micros: list[Any]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     metrics = accumulate(method, actors, micros)
     grads = {}
-    for role in method.PARAMS:
+    for role in roles_of(method.PARAMS, actors.config):
         for name, p in actors[role].named_parameters():
             if p.grad is not None:
                 grads[f"{role}.{name}"] = p.grad

@@ -5,14 +5,15 @@ B rows, T tokens, N answers of all prompts in a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kilter.data.judgments import Pair
+from kilter.data.judgments import Pair, Tiers
 from kilter.data.streams import RankedItem, Stream, TextItem
 
 
@@ -63,6 +64,14 @@ class RankedBatch:
     reference_N: Tensor | None = None
     """Log-probability of each answer under the reference, where the method wants it."""
     metrics: dict[str, float] = field(default_factory=dict)
+    reference_NR: Tensor | None = None
+    """The same token by token, padded on the right, where the method wants that."""
+    tiers: list[Tiers] = field(default_factory=list, kw_only=True)
+    """Per prompt its weak order, positions within the prompt's own answers."""
+    ratings: list[tuple[float, ...]] = field(default_factory=list, kw_only=True)
+    """Per prompt a number for each of its answers, or nothing."""
+    shares: list[tuple[float, ...]] = field(default_factory=list, kw_only=True)
+    """Per prompt its weight for each further member of an ensemble."""
 
     @classmethod
     def of(cls, items: Sequence[RankedItem]) -> RankedBatch:
@@ -75,39 +84,105 @@ class RankedBatch:
             sequences += item.sequences
             starts += item.starts
             sizes.append(len(item.sequences))
-            pairs.append([Pair(base + p.better, base + p.worse, p.weight) for p in item.pairs])
-        return cls(sequences, starts, pairs, sizes, [i.where for i in items])
+            pairs.append(_moved(item.pairs, base))
+        return cls(
+            sequences,
+            starts,
+            pairs,
+            sizes,
+            [i.where for i in items],
+            metrics={"tied": float(sum(len(i.sequences) > 1 and not i.pairs for i in items))},
+            tiers=[i.tiers for i in items],
+            ratings=[i.ratings for i in items],
+        )
 
     @property
     def decided(self) -> int:
         """Prompts with at least one pair: what the loss divides by."""
         return sum(bool(p) for p in self.pairs)
 
+    @property
+    def bases(self) -> list[int]:
+        """Where each prompt's answers begin within `sequences`, and at last their number."""
+        return [0, *accumulate(self.sizes)]
+
     def split(self, tokens: int) -> list[RankedBatch]:
         """Micro-batches of whole prompts of at most `tokens` tokens (at least one prompt)."""
-        out, prompts = [], list(range(len(self.sizes)))
-        bases = np.concatenate([[0], np.cumsum(self.sizes)])
-        lengths = [sum(len(s) for s in self.sequences[bases[p] : bases[p + 1]]) for p in prompts]
-        group: list[int] = []
-        for p in prompts:
-            if group and sum(lengths[q] for q in group) + lengths[p] > tokens:
-                out.append(self._part(group, bases))
-                group = []
-            group.append(p)
-        return [*out, self._part(group, bases)] if group else out
+        bases = self.bases
+        lengths = [sum(map(len, self.sequences[low:high])) for low, high in pairwise(bases)]
+        return [self._part(group, bases) for group in _within(lengths, tokens)]
 
-    def _part(self, prompts: list[int], bases: np.ndarray) -> RankedBatch:
-        low, high = int(bases[prompts[0]]), int(bases[prompts[-1] + 1])
-        pairs = [[Pair(p.better - low, p.worse - low, p.weight) for p in self.pairs[q]] for q in prompts]
-        reference = None if self.reference_N is None else self.reference_N[low:high]
+    def _part(self, prompts: list[int], bases: list[int]) -> RankedBatch:
+        first, last = prompts[0], prompts[-1] + 1
+        low, high = bases[first], bases[last]
         return RankedBatch(
             self.sequences[low:high],
             self.starts[low:high],
-            pairs,
-            [self.sizes[q] for q in prompts],
-            [self.wheres[q] for q in prompts],
-            reference,
+            [_moved(self.pairs[q], -low) for q in prompts],
+            self.sizes[first:last],
+            self.wheres[first:last],
+            None if self.reference_N is None else self.reference_N[low:high],
+            reference_NR=None if self.reference_NR is None else self.reference_NR[low:high],
+            tiers=self.tiers[first:last],
+            ratings=self.ratings[first:last],
+            shares=self.shares[first:last],
         )
+
+
+def _moved(pairs: Iterable[Pair], by: int) -> list[Pair]:
+    return [replace(p, better=p.better + by, worse=p.worse + by) for p in pairs]
+
+
+def _within(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Consecutive members in groups of at most `tokens` tokens in all (at least one member)."""
+    groups: list[list[int]] = []
+    room = 0
+    for i, length in enumerate(lengths):
+        if not groups or length > room:
+            groups.append([])
+            room = tokens
+        groups[-1].append(i)
+        room -= length
+    return groups
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Answers that are good or bad, as ragged sequences; an answer without a label is left out and counted."""
+
+    sequences: list[list[int]]
+    starts: list[int]
+    labels: list[bool]
+    prompts: list[str]
+    """The id of each answer's prompt."""
+    wheres: list[str]
+    reference_N: Tensor | None = None
+    """Log-probability of each answer under the reference."""
+    drift: float = 0.0
+    """The batch's estimate of KL(policy || reference), where the method wants it; the same in every part."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, items: Sequence[RankedItem]) -> LabelledBatch:
+        rows = [
+            (sequence, start, label, item.prompt.id, item.where)
+            for item in items
+            for sequence, start, label in zip(item.sequences, item.starts, item.labels, strict=True)
+            if label is not None
+        ]
+        left_out = sum(label is None for item in items for label in item.labels)
+        sequences, starts, labels, prompts, wheres = (list(x) for x in zip(*rows, strict=True)) if rows else ([],) * 5
+        return cls(sequences, starts, labels, prompts, wheres, metrics={"unlabelled": float(left_out)})
+
+    def split(self, tokens: int) -> list[LabelledBatch]:
+        """Micro-batches of at most `tokens` tokens (at least one answer)."""
+        out = []
+        for group in _within(list(map(len, self.sequences)), tokens):
+            at = slice(group[0], group[-1] + 1)
+            reference = None if self.reference_N is None else self.reference_N[at]
+            ids, starts, labels = self.sequences[at], self.starts[at], self.labels[at]
+            out.append(LabelledBatch(ids, starts, labels, self.prompts[at], self.wheres[at], reference, self.drift))
+        return out
 
 
 @dataclass(frozen=True)

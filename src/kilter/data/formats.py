@@ -4,8 +4,14 @@ text            {"text"}
 demonstrations  {"prompt", "answer"} · {"messages": [...]} whose last turn is the assistant's
 prompts         {"prompt"} · {"messages": [...]} whose last turn is the user's
 rankings        {"prompt", "answers": [...], "tiers": [[best...], ...]} · {"prompt", "chosen", "rejected"} · a Judgment
+                {"prompt", "answers": [...], "ratings": [...]} · {"prompt", "answer", "rating"}
+                {"prompt", "answers": [a, b], "point": 2, "points": 8}
+labels          {"prompt", "answer", "label": true | false} · any row of rankings
 A prompt is a text (one user turn), a list of messages, or a Prompt record; an answer may also be called `completion`,
-`response` or `output`, a prompt `instruction`.
+`response` or `output`, a prompt `instruction`. A ranking may add `strength` (a number, or "significantly better",
+"better", "slightly better", "negligibly better"), `probability` (that the order is right) and `ratings` (a number per
+answer); `scores`, `score` and `margin` are other names of `ratings`, `rating` and `strength`. Point 1 of a scale says
+that the first answer is far better, the last point that the second is.
 """
 
 from __future__ import annotations
@@ -13,9 +19,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kilter.data.records import Candidate, Demonstration, Judgment, Message, Prompt
+from kilter.data import judgments
+from kilter.data.records import Candidate, Demonstration, Judgment, Message, Prompt, is_number
 from kilter.data.render import check_messages
-from kilter.errors import DataError
+from kilter.errors import DataError, nearest
 
 ANSWERS = ("answer", "completion", "response", "output")
 PROMPTS = ("prompt", "instruction", "messages")
@@ -66,35 +73,101 @@ def demonstration(row: Mapping[str, Any], where: str) -> Demonstration:
 
 
 def judgment(row: Mapping[str, Any], where: str) -> Judgment:
-    """Answers to one prompt in a weak order."""
-    if "candidates" in row:
-        found = Judgment.from_json(row)
-        check_messages(found.prompt.messages, where)
-        answers, tiers = [c.answer for c in found.candidates], found.tiers
-    else:
-        asked = prompt(row, where)
-        answers, tiers = _ranked(row, where)
-        candidates = tuple(Candidate(prompt_id=asked.id, answer=a) for a in answers)
-        found = Judgment(prompt=asked, candidates=candidates, tiers=tiers)
-    if len(answers) < 2:
-        raise DataError(f"{where}: a ranking needs at least 2 answers, got {len(answers)}")
-    for number, answer in enumerate(answers):
-        if not isinstance(answer, str):
-            raise DataError(f"{where}: answer {number} must be a text, got {type(answer).__name__}")
+    """Answers to one prompt in a weak order; one answer alone needs a rating."""
+    found = _judgment(row, where)
+    if len(found.candidates) < 2 and not found.ratings:
+        raise DataError(f"{where}: a ranking needs at least 2 answers, got {len(found.candidates)}")
     return found
 
 
-def _ranked(row: Mapping[str, Any], where: str) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
-    if "chosen" in row and "rejected" in row:
-        return [_answer(row, "chosen", where), _answer(row, "rejected", where)], ((0,), (1,))
+def labelled(row: Mapping[str, Any], where: str) -> Judgment:
+    """Answers that are good or bad: one with its label, or a ranking that `judgments.labels` compiles to labels."""
+    if "label" not in row:
+        found = _judgment(row, where)
+        return found if found.flags else judgment(row, where)
+    if not isinstance(row["label"], bool):
+        raise DataError(f"{where}: field 'label' must be true or false, got {_seen(row, 'label')}")
+    shown = demonstration(row, where)
+    answer = Candidate(prompt_id=shown.prompt.id, answer=shown.answer)
+    return Judgment(kind="flag", prompt=shown.prompt, candidates=(answer,), tiers=((0,),), flags=(row["label"],))
+
+
+def _judgment(row: Mapping[str, Any], where: str) -> Judgment:
+    if "candidates" in row:
+        found = Judgment.from_json(row)
+        check_messages(found.prompt.messages, where)
+    else:
+        asked = prompt(row, where)
+        answers, tiers, given = _ranked(row, where)
+        _check_answers(answers, where, empty=False)
+        made = tuple(Candidate(prompt_id=asked.id, answer=a) for a in answers)
+        found = Judgment(prompt=asked, candidates=made, tiers=tiers, **given)
+    answers = [c.answer for c in found.candidates]
+    _check_answers(answers, where, empty=True)
+    if len(answers) > 1 and len(set(answers)) == 1:
+        raise DataError(f"{where}: the answers are all the same text, which says nothing about any of them")
+    return found
+
+
+def _ranked(row: Mapping[str, Any], where: str) -> tuple[list[str], tuple[tuple[int, ...], ...], dict[str, Any]]:
+    """Answers, their tiers, and what else the row says of them."""
+    strength, ratings = _strength(row, where), row.get("ratings", row.get("scores"))
     answers, tiers = row.get("answers"), row.get("tiers")
-    if not isinstance(answers, list) or not isinstance(tiers, list):
+    if "chosen" in row and "rejected" in row:
+        answers, tiers = [_answer(row, "chosen", where), _answer(row, "rejected", where)], [[0], [1]]
+    elif "answers" not in row and ("rating" in row or "score" in row):
+        name = next((n for n in ANSWERS if n in row), "answer")
+        answers, tiers, ratings = [_answer(row, name, where)], [[0]], [row.get("rating", row.get("score"))]
+    if isinstance(answers, list) and ratings is not None and not _numbers(ratings, len(answers)):
         raise DataError(
-            f"{where}: a ranking needs 'chosen' and 'rejected', or 'answers' and 'tiers' (row has {sorted(row)})"
+            f"{where}: 'ratings' must be a list with a finite number for each of the {len(answers)} answers, "
+            f"got {ratings!r:.60}"
         )
-    if not all(isinstance(tier, list) and all(type(i) is int for i in tier) for tier in tiers):
+    if isinstance(answers, list) and tiers is None and "point" in row:
+        tiers, strength = _scale(row, answers, where)
+    elif isinstance(answers, list) and tiers is None and ratings:
+        tiers = judgments.tiers_from_scores(ratings)
+    if not isinstance(answers, list) or not isinstance(tiers, (list, tuple)):
+        raise DataError(
+            f"{where}: a ranking needs 'chosen' and 'rejected', or 'answers' and 'tiers' or 'ratings' "
+            f"(row has {sorted(row)})"
+        )
+    if not all(isinstance(tier, (list, tuple)) and all(type(i) is int for i in tier) for tier in tiers):
         raise DataError(f"{where}: 'tiers' must list positions of answers, best tier first, got {_seen(row, 'tiers')}")
-    return answers, tuple(map(tuple, tiers))
+    more = {"strength": strength, "ratings": tuple(ratings or ()), "probability": row.get("probability")}
+    return answers, tuple(map(tuple, tiers)), more
+
+
+def _strength(row: Mapping[str, Any], where: str) -> Any:
+    value = row.get("strength", row.get("margin"))
+    if isinstance(value, str):
+        if value not in judgments.STRENGTHS:
+            raise DataError(f"{where}: strength {value!r} is not one of its words{nearest(value, judgments.STRENGTHS)}")
+        return judgments.STRENGTHS[value]
+    return value
+
+
+def _scale(row: Mapping[str, Any], answers: list[Any], where: str) -> tuple[Any, float]:
+    point, points = row["point"], row.get("points")
+    if type(point) is not int or type(points) is not int or not 1 <= point <= points or points < 2 or len(answers) != 2:
+        raise DataError(
+            f"{where}: 'point' must be a whole number from 1 to 'points' on a scale between 2 answers, got point "
+            f"{point!r} of {points!r} for {len(answers)} answers"
+        )
+    return judgments.from_scale(point, points)
+
+
+def _numbers(values: Any, count: int) -> bool:
+    return isinstance(values, list) and len(values) == count and all(map(is_number, values))
+
+
+def _check_answers(answers: list[Any], where: str, empty: bool) -> None:
+    """Every answer is a text; only one that a model gave may be empty."""
+    for number, answer in enumerate(answers):
+        if not isinstance(answer, str):
+            raise DataError(f"{where}: answer {number} must be a text, got {type(answer).__name__}")
+        if not empty and not answer.strip():
+            raise DataError(f"{where}: answer {number} is empty")
 
 
 def _answer(row: Mapping[str, Any], name: str, where: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -116,7 +117,7 @@ class Candidate(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Judgment(Record):
-    """What one rater said about candidates of one prompt: a weak order, with optional strength.
+    """What one rater said about candidates of one prompt: a weak order, and whatever else the rater gave.
 
     `tiers` holds positions into `candidates`, best tier first; candidates in one tier are tied.
     """
@@ -127,6 +128,13 @@ class Judgment(Record):
     kind: str = "ranking"
     order_shown: tuple[int, ...] = ()
     strength: float | None = None
+    """How far the best tier stands above the last, 0 or more."""
+    ratings: tuple[float, ...] = ()
+    """A number per candidate, higher for better; never against the tiers."""
+    probability: float | None = None
+    """How sure the order is: above 0.5, at most 1."""
+    flags: tuple[bool | None, ...] = ()
+    """Per candidate: good, bad, or not said."""
     all_bad: bool = False
     rater: dict[str, Any] = field(default_factory=dict)
     guideline: str = ""
@@ -141,6 +149,31 @@ class Judgment(Record):
                 f"tiers {self.tiers} of prompt {self.prompt.id!r} must name each of the {len(self.candidates)} "
                 "candidates exactly once"
             )
+        self._check_ratings()
+        if self.strength is not None and not (is_number(self.strength) and self.strength >= 0):
+            raise DataError(f"the strength (or margin) must be a finite number of at least 0, got {self.strength!r}")
+        if self.probability is not None and not (is_number(self.probability) and 0.5 < self.probability <= 1):
+            raise DataError(
+                f"the probability that the order is right must be above 0.5 and at most 1, got {self.probability!r}; "
+                "turn the order round, or tie the answers"
+            )
+        known = all(isinstance(f, bool) or f is None for f in self.flags)
+        if self.flags and not (known and len(self.flags) == len(self.candidates)):
+            raise DataError(f"flags {self.flags} must hold true, false or null for each of the candidates")
+
+    def _check_ratings(self) -> None:
+        if not self.ratings:
+            return
+        if len(self.ratings) != len(self.candidates) or not all(map(is_number, self.ratings)):
+            raise DataError(
+                f"ratings must be a finite number for each of the {len(self.candidates)} answers, got {self.ratings!r}"
+            )
+        least = float("inf")
+        for tier in self.tiers:
+            mine = [self.ratings[i] for i in tier]
+            if max(mine, default=least) > least:
+                raise DataError(f"ratings {self.ratings} and tiers {self.tiers} order the answers differently")
+            least = min(mine, default=least)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
@@ -158,6 +191,11 @@ class Judgment(Record):
             "prompt": self.prompt.to_json(),
             "candidates": [c.to_json() for c in self.candidates],
         }
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value out of JSON is a finite number (Python reads NaN and Infinity there, and true is an int)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from kilter.data import formats, judgments, render
-from kilter.data.records import Prompt, parse_line, write_jsonl
+from kilter.data.records import Judgment, Prompt, parse_line, write_jsonl
 from kilter.errors import DataError
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class PromptItem:
 
 @dataclass(frozen=True)
 class RankedItem:
-    """Answers sharing a prompt, in a weak order."""
+    """Answers sharing a prompt, with what judgments say of them."""
 
     prompt: Prompt
     sequences: list[list[int]]
@@ -63,6 +63,12 @@ class RankedItem:
     """Where each answer begins."""
     pairs: tuple[judgments.Pair, ...]
     where: str
+    tiers: judgments.Tiers = ()
+    """The weak order, positions into `sequences`; empty where several judgments were pooled."""
+    ratings: tuple[float, ...] = ()
+    """A number per answer, where the rows have them."""
+    labels: tuple[bool | None, ...] = ()
+    """Per answer good, bad, or neither."""
 
     def __len__(self) -> int:
         return sum(map(len, self.sequences))
@@ -132,6 +138,7 @@ PARSERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "demonstrations": formats.demonstration,
     "prompts": formats.prompt,
     "rankings": formats.judgment,
+    "labels": formats.labelled,
 }
 CHUNK = 2000
 """Rows rendered and tokenised at a time."""
@@ -145,15 +152,18 @@ def load(
     max_rejects: float,
     all_turns: bool = False,
     keep: Path | None = None,
+    pool: bool = False,
 ) -> tuple[list[Any], list[dict[str, Any]]]:
     """Items of `kind` from a JSONL file, and the rejected rows; raises when more than `max_rejects` of them are bad.
 
-    `keep` is the file that the rejected rows are written to before it raises.
+    `keep` is the file that the rejected rows are written to before it raises. With `pool` all judgments of one prompt
+    become one item, which stands where the first of them does.
     """
     if kind != "text":
         render.check_template(tokenizer, str(tokenizer.name_or_path))
     rows = read_rows(path, PARSERS[kind])
     total = len(rows.good) + len(rows.rejects)
+    rows.good = _compiled(rows.good, pool) if kind in ("rankings", "labels") else rows.good
     items: list[Any] = []
     for begin in range(0, len(rows.good), CHUNK):
         chunk = rows.good[begin : begin + CHUNK]
@@ -165,6 +175,42 @@ def load(
                 rows.rejects.append(_reject(where, reason, str(record)))
     judge_rejects(path, total, rows.rejects, max_rejects, keep)
     return items, rows.rejects
+
+
+def _compiled(rows: list[tuple[str, Judgment]], pool: bool) -> list[tuple[str, judgments.Ranking]]:
+    """Judgments as training rows, those of one prompt together when they are to be pooled."""
+    if not pool:
+        return [(where, judgments.ranking(judgment)) for where, judgment in rows]
+    groups: dict[str, list[tuple[str, Judgment]]] = {}
+    for where, judgment in rows:
+        groups.setdefault(judgment.prompt.id, []).append((where, judgment))
+    return [(group[0][0], judgments.pooled([j for _, j in group])) for group in groups.values()]
+
+
+def tally(kind: str, items: Sequence[Any]) -> dict[str, int]:
+    """What items hold that training does not show: repeated rows, rankings without a pair, same texts, labels.
+
+    Nothing is taken out here: a row given twice counts twice, and an all-tied ranking weighs nothing by itself.
+    """
+    counts = {"rows": len(items), "repeated": len(items) - len(set(map(_content, items)))}
+    if kind in ("rankings", "labels"):
+        counts["answers"] = sum(len(i.sequences) for i in items)
+        counts["same_text"] = sum(len(i.sequences) - len(set(map(tuple, i.sequences))) for i in items)
+    if kind == "rankings":
+        counts["pairs"] = sum(len(i.pairs) for i in items)
+        counts["tied"] = sum(not i.pairs and len(i.sequences) > 1 for i in items)
+        counts["alone"] = sum(len(i.sequences) == 1 for i in items)
+    if kind == "labels":
+        labels = [label for i in items for label in i.labels]
+        counts |= {"good": labels.count(True), "bad": labels.count(False), "unlabelled": labels.count(None)}
+    return counts
+
+
+def _content(item: Any) -> Any:
+    """What makes two items the same row."""
+    if not isinstance(item, RankedItem):
+        return tuple(item.ids)
+    return tuple(map(tuple, item.sequences)), tuple(map(tuple, item.tiers)), item.pairs, item.ratings, item.labels
 
 
 def judge_rejects(
@@ -225,13 +271,14 @@ def _prompt_items(tokenizer: Any, rows: list[tuple[str, Any]], _: bool) -> list[
 
 
 def _ranked_items(tokenizer: Any, rows: list[tuple[str, Any]], _: bool) -> list[RankedItem]:
-    flat = [(j.prompt.messages, c.answer, c.generator.get("finished", True)) for _, j in rows for c in j.candidates]
+    flat = [(r.prompt.messages, c.answer, c.generator.get("finished", True)) for _, r in rows for c in r.candidates]
     done = iter(render.answered(tokenizer, [f[0] for f in flat], [f[1] for f in flat], [f[2] for f in flat]))
     items = []
-    for where, judgment in rows:
-        mine = [next(done) for _ in judgment.candidates]
+    for where, row in rows:
+        mine = [next(done) for _ in row.candidates]
         starts = [r.start if any(r.trained) else len(r.ids) for r in mine]
-        items.append(RankedItem(judgment.prompt, [r.ids for r in mine], starts, judgments.pairs(judgment.tiers), where))
+        ids = [r.ids for r in mine]
+        items.append(RankedItem(row.prompt, ids, starts, row.pairs, where, row.tiers, row.ratings, row.labels))
     return items
 
 
@@ -240,4 +287,5 @@ _TOKENISERS: dict[str, Callable[[Any, list[tuple[str, Any]], bool], list[Any]]] 
     "demonstrations": _demonstration_items,
     "prompts": _prompt_items,
     "rankings": _ranked_items,
+    "labels": _ranked_items,
 }

@@ -3,10 +3,11 @@
 A method is a module with these names:
 
     Config    frozen dataclass over `Training`; the string under each field is its documentation and its --help
-    EATS      {config field: kind of stream}, kinds: text, demonstrations, prompts, rankings, and
+    EATS      {config field: kind of stream}, kinds: text, demonstrations, prompts, rankings, labels, and
               packed-text, packed-demonstrations
     NEEDS     {actor: kind of model}, kinds: causal, reward, value; `models.roles.SOURCES` has their folders
     PARAMS    {actor that learns: config field with its learning rate}; the first is saved as `model/`
+              NEEDS and PARAMS may be functions of the configuration, where it decides what is loaded
     State     what lasts between rounds, as plain values; `Round` when the number of the round is all
     rounds    (config, streams) -> how many rounds there are
     batches   (actors, streams, state) -> this round's batches, one optimiser step each
@@ -16,7 +17,8 @@ A method is a module with these names:
 and, where they are wanted:
 
     steps_per_round  (config) -> optimiser steps in one round, when there are several
-    notes            (actors, streams) -> what the finished first actor says of itself, saved as kilter.json
+    notes            (actors, streams) -> what the finished first actor says of itself, saved as kilter.json; what
+                     another learned actor says stands in it under that actor's name
 
 A round is what a checkpoint can stand before: a batch offline, a rollout online. `batches` is called anew for every
 round and may change the state for the next one; statistics over a whole batch belong there, so that splitting a batch
@@ -25,7 +27,7 @@ into micro-batches never changes a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -135,9 +137,9 @@ class Method(Protocol):
     @property
     def EATS(self) -> Mapping[str, str]: ...
     @property
-    def NEEDS(self) -> Mapping[str, str]: ...
+    def NEEDS(self) -> Mapping[str, str] | Callable[[Any], Mapping[str, str]]: ...
     @property
-    def PARAMS(self) -> Mapping[str, str]: ...
+    def PARAMS(self) -> Mapping[str, str] | Callable[[Any], Mapping[str, str]]: ...
     @property
     def Config(self) -> type[Any]: ...
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +45,15 @@ def device_for(config: Training) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def roles_of(table: Mapping[str, str] | Callable[[Any], Mapping[str, str]], config: Any) -> Mapping[str, str]:
+    """A method's NEEDS or PARAMS; where it depends on the configuration, it is a function of it."""
+    return table(config) if callable(table) else table
+
+
 def source_of(role: str, method: Method, config: Training) -> str:
     """The folder or hub id that an actor is loaded from."""
-    if role in method.PARAMS and role == next(iter(method.PARAMS)):
+    first = next(iter(roles_of(method.PARAMS, config)))
+    if role.partition("-")[0] == first:  # further members of an ensemble are `reward-2`, `reward-3` and so on
         return config.model
     name = getattr(config, SOURCES[role], "")
     return str(name or getattr(config, "reward", "") or config.model)
@@ -58,7 +65,8 @@ def load_actors(method: Method, config: Training, seed: int, stage: str) -> Acto
     check_tokenizer(tokenizer, config.model)
     actors = Actors(config, tokenizer, seed, stage)
     device = device_for(config)
-    for role, kind in method.NEEDS.items():
+    learning = roles_of(method.PARAMS, config)
+    for role, kind in roles_of(method.NEEDS, config).items():
         name = source_of(role, method, config)
         if getattr(config, "scratch", False):
             model = load.fresh(name, seed, config.dtype, device)
@@ -70,7 +78,7 @@ def load_actors(method: Method, config: Training, seed: int, stage: str) -> Acto
                 f"stage {stage}: the {role} model {name} has another tokenizer than {config.model}; it would read "
                 "other words than the policy writes. Use models that share one tokenizer"
             )
-        learns = role in method.PARAMS
+        learns = role in learning
         model.requires_grad_(learns and not config.lora_rank)
         if learns and config.lora_rank:
             lora.attach(model, config.lora_rank, config.lora_alpha, (seed, stage, role))

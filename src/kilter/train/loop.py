@@ -27,8 +27,8 @@ from kilter.data.records import write_jsonl
 from kilter.errors import RecipeError, RunError
 from kilter.methods import Method
 from kilter.models import load, lora
-from kilter.models.roles import Actors, load_actors, source_of
-from kilter.progress import Bar
+from kilter.models.roles import Actors, load_actors, roles_of, source_of
+from kilter.progress import Bar, say
 from kilter.runs import Stage, whole_folder, write_json
 from kilter.train import checkpoint
 from kilter.train.optim import Optimizers, lr_factor
@@ -80,7 +80,9 @@ def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]
                 config.max_rejects,
                 getattr(config, "turns", "last") == "all",
                 stage.path("rejects.jsonl"),
+                getattr(config, "pool", False),
             )
+            note_rows(stage, name, plain, items)
         rejects += bad
         stream: Any = data.Stream(items, stage.seed, stage.name, name)
         if "packed-" in kind:
@@ -91,6 +93,24 @@ def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]
         write_jsonl(stage.path("rejects.jsonl"), rejects)
         stage.extra["rejected"] = len(rejects)
     return found
+
+
+COUNTED = {
+    "repeated": "rows given before and counted again",
+    "tied": "rankings that tie all their answers",
+    "alone": "answers alone, which only losses over ratings read",
+    "same_text": "answers that repeat another of their row, which are not compared with it",
+    "unlabelled": "answers neither good nor bad, which are left out",
+}
+
+
+def note_rows(stage: Stage, name: str, kind: str, items: list[Any]) -> None:
+    """Put what a file holds into DONE, and say what of it counts for nothing or twice."""
+    counts = data.tally(kind, items)
+    stage.extra.setdefault("rows", {})[name] = counts
+    found = [f"{counts[key]} {words}" for key, words in COUNTED.items() if counts.get(key)]
+    if found:
+        say(f"{stage.label or stage.name}: in the {counts['rows']} rows of {name}: {'; '.join(found)}")
 
 
 def load_text(
@@ -275,8 +295,8 @@ def headline(row: Mapping[str, float]) -> str:
 def save_final(stage: Stage, method: Method, actors: Actors, streams: Mapping[str, Any]) -> None:
     """Write each learned actor as a plain Hugging Face folder: the first as `model`, others under their role's name."""
     config = stage.config
-    notes = getattr(method, "notes", None)
-    for number, role in enumerate(method.PARAMS):
+    notes = method.notes(actors, streams) if hasattr(method, "notes") else {}
+    for number, role in enumerate(roles_of(method.PARAMS, config)):
         model = actors[role]
         if config.lora_rank:
             with whole_folder(stage.path("adapter" if number == 0 else f"{role}-adapter")) as folder:
@@ -284,5 +304,6 @@ def save_final(stage: Stage, method: Method, actors: Actors, streams: Mapping[st
             model = lora.merge_copy(model)
         with whole_folder(stage.path("model" if number == 0 else role)) as folder:
             load.save(model, actors.tokenizer, folder)
-            if notes and number == 0:
-                write_json(folder / "kilter.json", notes(actors, streams))
+            own = notes if number == 0 else notes.get(role)
+            if own:
+                write_json(folder / "kilter.json", own)
