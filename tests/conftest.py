@@ -156,6 +156,25 @@ def make_model(model_config: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def true_float64() -> Callable[[Any], Any]:
+    """Let a model's norms work in its own precision: the library's go through float32 even in a float64 model."""
+    import functools
+
+    import torch
+
+    def plain(layer: Any, x: Any) -> Any:
+        return layer.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + layer.variance_epsilon)
+
+    def make(model: Any) -> Any:
+        for layer in model.modules():
+            if type(layer).__name__.endswith("RMSNorm") and hasattr(layer, "variance_epsilon"):
+                layer.forward = functools.partial(plain, layer)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def write_rows() -> Callable[[Path, Iterable[Any]], Path]:
     """Write objects (or raw bytes) as the lines of a JSONL file."""
 

@@ -65,7 +65,9 @@ METHODS: dict[str, dict[str, Any]] = {  # a method, and what is special about it
 
 
 @pytest.fixture(scope="module")
-def prepared(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Any, Any]]:
+def prepared(
+    world: Path, tmp_path_factory: pytest.TempPathFactory, true_float64: Callable[[Any], Any]
+) -> Callable[[str], tuple[Any, Any, Any]]:
     """(method, actors, one batch) of each method in float64, moved off its start so that no term is trivial."""
     found: dict[str, tuple[Any, Any, Any]] = {}
 
@@ -78,6 +80,8 @@ def prepared(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
             }
             c = config.build(method.Config, {**given, "dtype": "float64"}, name)
             actors = load_actors(method, c, 1, name)
+            for role in roles_of(method.NEEDS, c):
+                true_float64(actors[role])
             streams = load_streams(Stage(name, tmp_path_factory.mktemp("stage"), c, 1), method, actors)
             batch = list(method.batches(actors, streams, method.State()))[-1]
             with torch.random.fork_rng(devices=[]), torch.no_grad():

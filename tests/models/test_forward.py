@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,28 +31,25 @@ SIZES = {
 }
 
 
-def model_of(family: str, dtype: torch.dtype = torch.float64, **given: Any) -> Any:
-    config = AutoConfig.for_model(family, **{**SIZES, **given})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        for name, p in model.named_parameters():  # norms and biases too, which are blank in a fresh model
-            if p.ndim == 1:
-                torch.nn.init.normal_(p, mean=0.0 if name.endswith("bias") else 1.0, std=0.2)
-    if dtype == torch.float64:
-        for layer in model.modules():
-            if type(layer).__name__.endswith("RMSNorm"):
-                layer.forward = functools.partial(plain_norm, layer)
-    return model.eval()
+@pytest.fixture(scope="module")
+def model_of(true_float64: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A random model of a family, norms and biases too (which are blank in a fresh one)."""
 
+    def make(family: str, dtype: torch.dtype = torch.float64, **given: Any) -> Any:
+        config = AutoConfig.for_model(family, **{**SIZES, **given})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            for name, p in model.named_parameters():
+                if p.ndim == 1:
+                    torch.nn.init.normal_(p, mean=0.0 if name.endswith("bias") else 1.0, std=0.2)
+        return (true_float64(model) if dtype == torch.float64 else model).eval()
 
-def plain_norm(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """The norm in float64 all the way: the library's own goes through float32, whatever the weights are."""
-    return layer.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + layer.variance_epsilon)
+    return make
 
 
 @pytest.fixture(scope="module")
-def models() -> Callable[[str, torch.dtype], Any]:
+def models(model_of: Callable[..., Any]) -> Callable[[str, torch.dtype], Any]:
     made: dict[tuple[str, torch.dtype], Any] = {}
 
     def get(family: str, dtype: torch.dtype) -> Any:
@@ -144,7 +140,7 @@ def test_log_probs_with_and_without_a_shared_prompt_are_alike(
     ],
 )
 def test_a_family_takes_the_ways_that_its_probe_finds_open(
-    family: str, given: dict[str, Any], lean_way: bool, shared: bool
+    model_of: Any, family: str, given: dict[str, Any], lean_way: bool, shared: bool
 ) -> None:
     model = model_of(family, torch.float32, **given)
     ways = forward.ways_of(model)
@@ -161,7 +157,7 @@ def test_a_family_takes_the_ways_that_its_probe_finds_open(
     assert (found - torch.cat(wanted)).abs().max() < 1e-4
 
 
-def test_beyond_a_sliding_window_the_models_own_forward_is_taken(models: Any) -> None:
+def test_beyond_a_sliding_window_the_models_own_forward_is_taken(model_of: Any) -> None:
     model = model_of("mistral", sliding_window=10)
     draw = np.random.default_rng(1)
     prompt = draw.integers(3, 96, 9).tolist()
@@ -175,7 +171,7 @@ def test_beyond_a_sliding_window_the_models_own_forward_is_taken(models: Any) ->
         assert (logps - wanted).abs().max() < 1e-10
 
 
-def test_a_trunk_whose_lean_forward_gives_other_numbers_does_not_take_it() -> None:
+def test_a_trunk_whose_lean_forward_gives_other_numbers_does_not_take_it(model_of: Any) -> None:
     model = model_of("llama", torch.float32)
     model.base_model.layers[0].mlp.act_fn = torch.nn.GELU()  # as a model with code of its own might
     ways = forward.ways_of(model)
@@ -216,7 +212,7 @@ def test_attention_groups_hold_every_query_once_and_waste_little() -> None:
     assert sorted(reads.tolist()) == list(range(len(layout.ids)))
 
 
-def test_low_precision_agrees_with_the_models_own_forward(models: Any) -> None:
+def test_low_precision_agrees_with_the_models_own_forward(model_of: Any) -> None:
     wide = model_of("qwen2", torch.float32)
     low = model_of("qwen2", torch.bfloat16)
     assert forward.ways_of(low).lean is not None
@@ -235,7 +231,7 @@ def test_low_precision_agrees_with_the_models_own_forward(models: Any) -> None:
     assert (mine - exact).abs().mean() < 1.3 * (theirs - exact).abs().mean()
 
 
-def test_shapes_are_read_from_the_configuration(models: Any) -> None:
+def test_shapes_are_read_from_the_configuration(model_of: Any, models: Any) -> None:
     shape = lean.shape_of(models("qwen3", torch.float64).base_model)
     assert isinstance(shape, lean.Shape)
     assert (shape.heads, shape.key_heads, shape.width) == (4, 2, 12)

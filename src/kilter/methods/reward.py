@@ -157,9 +157,10 @@ def loss(actors: Any, batch: RankedBatch) -> Loss:
 
     c = actors.config
     term, of = LOSSES[c.loss]
-    reward_N = scores(actors.reward, batch.sequences)
+    reward_N = scores(actors.reward, batch.sequences, starts=batch.starts)
     terms = {term: of(c, reward_N, batch, None)}
-    members = [scores(actors[f"reward-{n}"], batch.sequences) for n in range(2, c.ensemble + 1)]
+    others = [actors[f"reward-{n}"] for n in range(2, c.ensemble + 1)]
+    members = [scores(other, batch.sequences, starts=batch.starts) for other in others]
     for m, own_N in enumerate(members):
         terms[f"{term}-{m + 2}"] = of(c, own_N, batch, [share[m] for share in batch.shares])
     terms["center"] = c.center_coef * sum(((own_N**2).sum() for own_N in members), (reward_N**2).sum())
@@ -275,11 +276,12 @@ def notes(actors: Any, streams: Mapping[str, Any]) -> dict[str, Any]:
     from kilter.models.logprobs import scores
 
     sequences = [s for item in streams["data"].items for s in item.sequences][:2000]
+    starts = [s for item in streams["data"].items for s in item.starts][:2000]
     found: dict[str, dict[str, Any]] = {}
     standard = []
     for role in PARAMS(actors.config):
         with torch.no_grad():
-            reward_N = scores(actors[role], sequences).double()
+            reward_N = scores(actors[role], sequences, starts=starts).double()
         mean, std = float(reward_N.mean()), float(reward_N.std())
         found[role] = {"reward_mean": mean, "reward_std": std}
         standard.append((reward_N - mean) / (std or 1.0))

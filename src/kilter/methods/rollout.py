@@ -51,7 +51,7 @@ def roll_out(actors: Any, items: Sequence[PromptItem], settings: Sampling, *key:
 def reward_scores(actors: Any, rollout: Rollout, clip: float) -> tuple[Tensor, Tensor]:
     """The reward model's scores (raw, and centred, scaled and clipped) of every answer; NaN stops the run."""
     with torch.no_grad():
-        raw_B = scores(actors.reward, rollout.sequences).float()
+        raw_B = scores(actors.reward, rollout.sequences, starts=rollout.starts).float()
     if not bool(torch.isfinite(raw_B).all()):
         row = int((~torch.isfinite(raw_B)).nonzero()[0])
         raise RunError(

@@ -132,7 +132,8 @@ def _continuous(
     rows = min(most, len(waiting) * lanes)
     decoder = Decoder(backbone(model), shape, rows, lanes, max(map(len, prompts)), settings.max_new)
     ids = np.zeros((len(prompts), settings.max_new), dtype=np.int64)
-    logps = torch.zeros(len(prompts), settings.max_new, device=device)
+    wide = torch.float64 if decoder.dtype == torch.float64 else torch.float32
+    logps = torch.zeros(len(prompts), settings.max_new, device=device, dtype=wide)
     lengths = np.zeros(len(prompts), dtype=np.int64)
     uniforms = _uniforms(keys, settings.max_new).to(device) if settings.temperature else None
     who = np.zeros(0, dtype=np.int64)
