@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kilter import config
-from kilter.models.roles import load_actors
+from kilter.models.roles import load_actors, params_of
 from kilter.runs import Stage
 from kilter.train.loop import accumulate, load_streams
 
+ONLINE: dict[str, Any] = {"model": "llama", "reward": "reward", "data": "prompts.jsonl", "max_new": 20}
+GROUPED: dict[str, Any] = {"method": "grpo", **ONLINE, "batch": 3, "answers": 4}
 METHODS: dict[str, dict[str, Any]] = {
     "pretrain": {"model": "llama", "data": "corpus.jsonl", "row_tokens": 48, "batch": 6},
     "sft": {
@@ -41,6 +43,24 @@ METHODS: dict[str, dict[str, Any]] = {
         "corpus_rows": 3,
         "max_new": 20,
     },
+    "a2c": {"method": "ppo", **ONLINE, "batch": 12, "ppo_epochs": 1, "clip_ratio": 0, "value_clip": 0},
+    "reinforce": {
+        "method": "ppo",
+        **ONLINE,
+        "batch": 12,
+        "critic": "none",
+        "clip_ratio": 0,
+        "whiten_advantages": False,
+        "kl_estimator": "k3",
+    },
+    "grpo": {**GROUPED, "beta": 0.3},
+    "grpo-steps": {**GROUPED, "minibatches": 2, "passes": 2, "importance_cap": 2.0},
+    "dr-grpo": {**GROUPED, "variant": "dr-grpo"},
+    "dapo": {**GROUPED, "variant": "dapo"},
+    "rloo": {**GROUPED, "method": "rloo"},
+    "reinforce++": {**GROUPED, "variant": "reinforce++"},
+    "online-dpo": {"method": "online_dpo", **ONLINE, "batch": 6, "answers": 3, "pairs": "all"},
+    "raft": {**ONLINE, "batch": 8, "answers": 3, "minibatches": 1},
 }
 
 
@@ -51,18 +71,16 @@ def prepared(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
     def prepare(name: str) -> tuple[Any, Any, Any]:
         if name not in found:
-            method = importlib.import_module(f"kilter.methods.{name}")
-            given = {
-                k: str(world / v) if isinstance(v, str) and (world / v).exists() else v
-                for k, v in METHODS[name].items()
-            }
+            chosen = {**METHODS[name]}
+            method = importlib.import_module(f"kilter.methods.{chosen.pop('method', name)}")
+            given = {k: str(world / v) if isinstance(v, str) and (world / v).exists() else v for k, v in chosen.items()}
             c = config.build(method.Config, {**given, "dtype": "float64"}, name)
             actors = load_actors(method, c, 1, name)
             streams = load_streams(Stage(name, tmp_path_factory.mktemp(name), c, 1), method, actors)
             batch = list(method.batches(actors, streams, method.State()))[-1]
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 torch.manual_seed(0)
-                for role in method.PARAMS:
+                for role in params_of(method, c):
                     for p in actors[role].parameters():
                         p.add_(0.02 * torch.randn_like(p))
             found[name] = (method, actors, batch)
@@ -74,7 +92,7 @@ def prepared(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 def gradient(method: Any, actors: Any, micros: list[Any]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     metrics = accumulate(method, actors, micros)
     grads = {}
-    for role in method.PARAMS:
+    for role in params_of(method, actors.config):
         for name, p in actors[role].named_parameters():
             if p.grad is not None:
                 grads[f"{role}.{name}"] = p.grad

@@ -15,6 +15,9 @@ A method is a module with these names:
 
 and, where they are wanted:
 
+    needs, params    (config) -> NEEDS and PARAMS under this configuration, where they depend on it
+    evaluate         (actors, streams, state) -> figures for eval.jsonl before this round, or nothing when none are
+                     due; the weights of the first actor with the greatest `merit` among them are kept as best/
     steps_per_round  (config) -> optimiser steps in one round, when there are several
     notes            (actors, streams) -> what the finished first actor says of itself, saved as kilter.json
 
