@@ -45,10 +45,10 @@ def scored(actors: Any, rollout: Rollout, rows: Sequence[int], old: bool = True)
             found.setdefault("ref", []).extend(ref)
         if actors.value is not None:
             found.setdefault("values", []).extend(token_values(actors.value, *part, c.micro_tokens))
-    device = next(actors.policy.parameters()).device
+    weight = next(actors.policy.parameters())
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32  # as log-probs have it
     sizes = [len(s) - start for s, start in zip(sequences, starts, strict=True)]
-    dtype = next((v[0].dtype for v in found.values()), torch.float32)
-    mask = pad_rows([torch.ones(n, dtype=dtype, device=device) for n in sizes])
+    mask = pad_rows([torch.ones(n, dtype=dtype, device=weight.device) for n in sizes])
     out: Scored = {"sequences": sequences, "starts": starts, "mask": mask}
     return out | {name: pad_rows(values) for name, values in found.items()}
 
