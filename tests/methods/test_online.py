@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kilter import config, pipeline
-from kilter.errors import RecipeError, RunError
+from kilter.errors import DataError, RecipeError, RunError
 from kilter.methods import grpo
 from kilter.models.roles import load_actors, needs_of, params_of
 from kilter.runs import Stage
@@ -240,7 +240,7 @@ def test_one_answer_is_enough_without_a_group_baseline(begin: Callable[..., Any]
 def test_only_the_models_that_are_needed_are_loaded(begin: Callable[..., Any]) -> None:
     assert begin("grpo", beta=0.0)[1].reference is None
     assert begin("grpo")[1].reference is not None
-    assert begin("grpo", beta=0.0, heldout="prompts.jsonl")[1].reference is not None
+    assert begin("grpo", beta=0.0, heldout="heldout.jsonl")[1].reference is not None
     assert begin("raft")[1].reference is None
     method, actors, _ = begin("ppo", critic="none")
     assert actors.value is None
@@ -502,7 +502,7 @@ def test_held_out_prompts_are_answered_at_intervals_and_the_best_is_kept(
 ) -> None:
     from kilter.models.load import load
 
-    path = toy("grpo", steps=7, heldout="prompts.jsonl", eval_every=2, beta=0.05)
+    path = toy("grpo", steps=7, heldout="heldout.jsonl", eval_every=2, beta=0.05)
     folder = pipeline.run(str(path), runs_dir=str(tmp_path / "runs")).folder / "toy"
     rows = evals(folder)
     assert [(r["step"], r["round"]) for r in rows] == [(0, 0), (2, 2), (4, 4), (6, 6), (7, 7)]
@@ -518,11 +518,17 @@ def test_held_out_prompts_are_answered_at_intervals_and_the_best_is_kept(
     assert same == (best["round"] == 7)
 
 
+def test_held_out_prompts_that_are_trained_on_are_refused(toy: Callable[..., Path], tmp_path: Path) -> None:
+    said = r"60 of 60 held-out prompts are also in data, the first at .*prompts\.jsonl:1;"
+    with pytest.raises(DataError, match=said):
+        pipeline.run(str(toy("raft", steps=2, heldout="prompts.jsonl")), runs_dir=str(tmp_path / "runs"))
+
+
 def test_a_run_that_gets_worse_keeps_what_it_began_with(toy: Callable[..., Path], tmp_path: Path, world: Path) -> None:
     from kilter.models.load import load
 
     (tmp_path / "tea.py").write_text(TEA.replace("return [", "return [-"))
-    path = toy("grpo", steps=3, heldout="prompts.jsonl", eval_every=1, beta=1000.0, kl_in="loss")
+    path = toy("grpo", steps=3, heldout="heldout.jsonl", eval_every=1, beta=1000.0, kl_in="loss")
     folder = pipeline.run(str(path), runs_dir=str(tmp_path / "runs")).folder / "toy"
     assert json.loads((folder / "DONE").read_text())["best"]["round"] == 0
     start, best = load(str(world / "llama"), "causal"), load(str(folder / "best"), "causal")
@@ -535,7 +541,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(
 ) -> None:
     """Interrupted twice in the middle of a round; weights, metrics, samples and evaluations are as of a whole run."""
     small = {"batch": 6} | ({"answers": 3} if "answers" in TOY[name] else {})
-    path = toy(name, steps=6, checkpoint_every=2, heldout="prompts.jsonl", eval_every=2, **small)
+    path = toy(name, steps=6, checkpoint_every=2, heldout="heldout.jsonl", eval_every=2, **small)
     whole = pipeline.run(str(path), runs_dir=str(tmp_path / "whole")).folder / "toy"
     step = Loop._optimise
     cuts = {round(0.4 * (evals(whole)[-1]["step"])), round(0.8 * evals(whole)[-1]["step"])}

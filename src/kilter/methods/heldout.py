@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kilter.data.batches import budget_groups
+from kilter.errors import DataError
 from kilter.methods.rollout import Rollout, judged, roll_out
 from kilter.models.logprobs import answer_logps
 from kilter.models.sample import Sampling
@@ -28,6 +29,7 @@ def held_out(actors: Any, streams: Any, state: Any, last: int, beta: float) -> d
     settings = Sampling(temperature=c.temperature, max_new=c.max_new)
     key = (actors.seed, actors.stage, "heldout")
     if "heldout" not in actors.cache:
+        _refuse_overlap(actors, streams)
         start = roll_out(actors, items, settings, *key, model=actors.reference)
         actors.cache["heldout"] = _in_order(start, judged(actors, start, -1)[1])
     start_N: Tensor = actors.cache["heldout"]
@@ -45,6 +47,17 @@ def held_out(actors: Any, streams: Any, state: Any, last: int, beta: float) -> d
         "eos": float(rollout.finished_B.double().mean()),
         "merit": reward - beta * kl,
     }
+
+
+def _refuse_overlap(actors: Any, streams: Any) -> None:
+    """Held out means held out: a prompt that is also trained on would flatter every figure."""
+    trained = {item.prompt.id for item in streams["data"].items}
+    both = [item for item in streams["heldout"].items if item.prompt.id in trained]
+    if both:
+        raise DataError(
+            f"stage {actors.stage}: {len(both)} of {len(streams['heldout'])} held-out prompts are also in data, the "
+            f"first at {both[0].where}; take them out of one of the two files"
+        )
 
 
 def _in_order(rollout: Rollout, value_B: Tensor) -> Tensor:
