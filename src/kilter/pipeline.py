@@ -270,7 +270,8 @@ def resolve(stage: StagePlan, plan: Recipe, folder: Path) -> tuple[Any, dict[str
         target = recipes.stage_of(text, plan.stages)
         if target is None:
             found = plan.find(text)
-            inputs[text] = runs.hash_path(found) if found else text
+            hashed = runs.source_hash if references.python_function(text) else runs.hash_path
+            inputs[text] = hashed(found) if found else text
             return references.placed(text, found) if found else text
         rest = text.partition("/")[2] or plan.stages[target].output
         done = runs.read_done(folder / target)

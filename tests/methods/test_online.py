@@ -498,7 +498,7 @@ def evals(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_held_out_prompts_are_answered_at_intervals_and_the_best_is_kept(
-    toy: Callable[..., Path], tmp_path: Path
+    toy: Callable[..., Path], tmp_path: Path, digest: Any
 ) -> None:
     from kilter.models.load import load
 
@@ -513,6 +513,8 @@ def test_held_out_prompts_are_answered_at_intervals_and_the_best_is_kept(
     done = json.loads((folder / "DONE").read_text())
     assert done["best"] == {"round": best["round"], "merit": best["merit"]}
     assert {"best", "model", "eval.jsonl"} <= set(done["outputs"])
+    unwatched = pipeline.run(str(toy("grpo", steps=7, beta=0.05)), runs_dir=str(tmp_path / "plain")).folder / "toy"
+    assert digest(unwatched) == {n: d for n, d in digest(folder).items() if n.startswith("model/")}
     found, last = load(str(folder / "best"), "causal"), load(str(folder / "model"), "causal")
     same = all(torch.equal(a, b) for a, b in zip(found.parameters(), last.parameters(), strict=True))
     assert same == (best["round"] == 7)

@@ -17,7 +17,7 @@ from torch import Tensor
 from kilter.data.streams import PromptItem
 from kilter.errors import RunError
 from kilter.methods import Training
-from kilter.methods.rewards import Rewards, rewarded
+from kilter.methods.rewards import Rewards, rewarded, sources
 from kilter.models.sample import Answer, Sampling, sample, text_of
 from kilter.references import is_model
 
@@ -95,6 +95,7 @@ def roll_out(
     actors: Any, items: Sequence[PromptItem], settings: Sampling, *key: object, answers: int = 1, model: Any = None
 ) -> Rollout:
     """`answers` of the policy to each prompt; draw i is keyed by (key, prompt id, i-th time the prompt is asked)."""
+    sources(actors)  # a reward that can't be opened is refused before anything is sampled
     asked = [item for item in items for _ in range(answers)]
     seen: dict[str, int] = {}
     keys = []

@@ -64,7 +64,6 @@ class Config:
 
 def run(stage: Stage) -> None:
     """Sample, score, and write the three files."""
-    from kilter.methods.rewards import sources
     from kilter.models import load
     from kilter.models.roles import Actors, device_for
 
@@ -72,7 +71,6 @@ def run(stage: Stage) -> None:
     tokenizer = load.load_tokenizer(c.model)
     actors: Any = Actors(c, tokenizer, stage.seed, stage.name)
     actors.policy = load.load(c.model, "causal", c.dtype, device_for(actors.config))
-    sources(actors)  # a reward that can't be used is refused before anything is sampled
     context = load.context_of(c.model) - c.max_new
     stage.path("rejects.jsonl").unlink(missing_ok=True)
     keep = stage.path("rejects.jsonl")
