@@ -270,6 +270,22 @@ def test_nobody_at_the_address(actors: Any, rollout: Rollout, serve: Any) -> Non
         rewards.rewarded(actors(address), rollout, 0.0)
 
 
+def test_a_stage_is_trained_by_an_endpoint(recipe: Callable[..., Path], tmp_path: Path, serve: Any) -> None:
+    server = serve((200, lengths))
+    given = {"model": "llama", "data": "prompts.jsonl", "steps": 2, "batch": 3, "answers": 2, "max_new": 6}
+    path = recipe({"rloo": {**given, "reward": {server.address: 0.5}}})
+    run = pipeline.run(str(path), runs_dir=str(tmp_path / "runs")).folder / "rloo"
+    drawn = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert [a for body in server.asked for a in body["answers"]] == [row["answer"] for row in drawn]
+    assert [row["reward"] for row in drawn] == [float(len(row["answer"])) for row in drawn]
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    scores = [min(0.5 * len(r["answer"]), 4.0) - (not r["finished"]) for r in drawn[:6]]
+    assert first["reward"] == pytest.approx(sum(scores) / 6)
+    assert first[f"reward/127.0.0.1:{server.server_address[1]}"] == pytest.approx(
+        sum(r["reward"] for r in drawn[:6]) / 6
+    )
+
+
 # --- in a recipe ------------------------------------------------------------------------------------------------------
 
 
