@@ -202,6 +202,7 @@ def world(
     write_rows(folder / "corpus.jsonl", [{"text": some(5, 40) + "."} for _ in range(200)])
     write_rows(folder / "demos.jsonl", [{"prompt": f"the {some(1, 4)}", "answer": some(2, 8)} for _ in range(120)])
     write_rows(folder / "prompts.jsonl", [{"prompt": f"the {some(2, 6)}"} for _ in range(60)])
+    write_rows(folder / "heldout.jsonl", [{"prompt": f"a {a} and a {b}"} for a in WORDS[:6] for b in WORDS[-4:]])
     rankings = []
     for number in range(48):
         answers = [some(1, 12) for _ in range(2 + number % 5)]

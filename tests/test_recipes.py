@@ -118,3 +118,21 @@ def test_a_method_file_is_checked_before_it_is_run(check: Any, tmp_path: Path) -
             check({"sft": {**SFT, "method": "./mine.py"}})
     with pytest.raises(RecipeError, match="no such file"):
         check({"sft": {**SFT, "method": "./other.py"}})
+
+
+def test_a_weighted_sum_reads_its_sources(check: Any, tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text("def score(prompts, answers): ...\n")
+    rewards = {"reward": 1, "judge.py:score": 0.5, "http://127.0.0.1:8000/x": 2}
+    plan = check({"ppo": {"model": "sft", "reward": rewards, "data": "p.jsonl"}, "reward": REWARD, "sft": SFT})
+    assert list(plan.stages) == ["sft", "reward", "ppo"]
+    assert set(plan.stages["ppo"].references()) == {"sft", "p.jsonl", *rewards}
+    assert plan.find("judge.py:score") == tmp_path / "judge.py"
+    with pytest.raises(RecipeError, match=r"has no function 'scores'; did you mean 'score'\?"):
+        check({"grpo": {"model": "base", "reward": {"judge.py:scores": 1}, "data": "p.jsonl"}})
+
+
+def test_the_policy_is_no_input_of_a_value_model(check: Any) -> None:
+    given = {"model": "base", "reward": "http://127.0.0.1:8000/x", "data": "p.jsonl", "value": "policy"}
+    assert "policy" not in set(check({"ppo": given}).stages["ppo"].references())
+    with pytest.raises(RecipeError, match="reads 'polcy', which is neither a stage"):
+        check({"ppo": {**given, "value": "polcy"}})

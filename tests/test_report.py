@@ -434,3 +434,19 @@ def test_each_model_has_its_own_look() -> None:
     looks = palette.Looks(["base", "sft", "best-of-n", "dpo", "ppo", "kto", "mine", "yours"])
     assert [looks.colour(n) for n in ("base", "sft", "best-of-n", "dpo", "ppo")] == ["m0", "m1", "m2", "m3", "m4"]
     assert len(set(looks.index.values())) == 8
+
+
+def test_held_out_figures_are_drawn_with_the_round_that_was_kept(tmp_path: Path) -> None:
+    folder = plausible_run.write_run(tmp_path / "sandbox")
+    assert "On held-out prompts" not in report.write(folder).read_text(encoding="utf-8")
+    points = [
+        {"reward": 0.1 * r, "reward_start": 0.0, "win_rate": 0.5 + r / 40, "kl": 0.3 * r} for r in range(0, 11, 2)
+    ]
+    plausible_run.lines(
+        folder / "ppo" / "eval.jsonl", [{"step": 4 * i, "round": 2 * i, **p} for i, p in enumerate(points)]
+    )
+    done = json.loads((folder / "ppo" / "DONE").read_text())
+    (folder / "ppo" / "DONE").write_text(json.dumps({**done, "best": {"round": 8, "merit": 0.1}}))
+    found = report.write(folder).read_text(encoding="utf-8")
+    assert "On held-out prompts" in found
+    assert "best/ holds the weights of round 8" in found

@@ -224,8 +224,10 @@ def train(argv: list[str], parser_class: Any) -> None:
 
 
 def _field_value(annotation: str, text: str) -> Any:
-    """Text where the field is text, else a YAML scalar."""
-    return text if annotation in ("str", "str | None") or annotation.startswith("Literal") else parse_value(text)
+    """Text where the field is text, else a YAML scalar; a field that takes text or a mapping takes `{a: 1, b: 2}`."""
+    if annotation in ("str", "str | None") or annotation.startswith("Literal"):
+        return text
+    return text if annotation.startswith("str |") and not text.lstrip().startswith("{") else parse_value(text)
 
 
 # --- chat and sandbox -------------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def _fit(value: Any, hint: Any, where: str) -> Any:
                 return _fit(value, option, where)
             except RecipeError as error:
                 complaints.append(str(error))
-        raise RecipeError(complaints[0])
+        raise RecipeError(complaints[-1 if isinstance(value, Mapping) else 0])
     if origin is Literal:
         if value not in arguments:
             names = [str(a) for a in arguments]

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from kilter import config, recipes, runs
+from kilter import config, recipes, references, runs
 from kilter.errors import RecipeError, RunError, UserError, nearest
 from kilter.progress import say
 from kilter.recipes import PACKAGE, Recipe, StagePlan
@@ -94,11 +94,7 @@ def train_one(
     method = str(Path(method).expanduser().absolute()) if method.endswith(".py") else method
     given = {"method": method, "model": os.fspath(model), "data": os.fspath(data), **fields}
     reads = recipes.reads_of(recipes.find_source(method))
-    given |= {
-        k: str(Path(v).expanduser().absolute())
-        for k, v in given.items()
-        if k in reads and isinstance(v, (str, os.PathLike)) and v and Path(v).expanduser().exists()
-    }
+    given |= {k: _absolute(v) for k, v in given.items() if k in reads and v not in recipes.WORDS.get(k, ())}
     folder = Path(out).expanduser().absolute()
     recipe = {"name": folder.name, "seed": seed, "threads": threads, "stages": {name: given}}
     plan = recipes.check(recipe, {}, Path("kilter train"))
@@ -108,6 +104,16 @@ def train_one(
     runs.make_folder(folder)
     with runs.Lock(folder):
         return _run_stages(plan, folder, None, None)
+
+
+def _absolute(value: Any) -> Any:
+    """An input on this disk by its whole path, in a weighted sum too; anything else as it is."""
+    if references.is_weighted(value):
+        return {_absolute(k): v for k, v in value.items()}
+    if not isinstance(value, (str, os.PathLike)) or not value:
+        return value
+    path = Path(references.file_of(os.fspath(value))).expanduser()
+    return references.placed(os.fspath(value), path.absolute()) if path.exists() else os.fspath(value)
 
 
 def variant_name(plan: Recipe) -> str:
@@ -259,8 +265,9 @@ def resolve(stage: StagePlan, plan: Recipe, folder: Path) -> tuple[Any, dict[str
         target = recipes.stage_of(text, plan.stages)
         if target is None:
             found = plan.find(text)
-            inputs[text] = runs.hash_path(found) if found else text
-            return str(found) if found else text
+            hashed = runs.source_hash if references.python_function(text) else runs.hash_path
+            inputs[text] = hashed(found) if found else text
+            return references.placed(text, found) if found else text
         rest = text.partition("/")[2] or plan.stages[target].output
         done = runs.read_done(folder / target)
         top = rest.split("/")[0]
@@ -276,12 +283,15 @@ def resolve(stage: StagePlan, plan: Recipe, folder: Path) -> tuple[Any, dict[str
     def walk(value: Any) -> Any:
         if isinstance(value, str):
             return locate(value) if value else value
+        if references.is_weighted(value):
+            return {walk(k): w for k, w in value.items()}
         if isinstance(value, Mapping):
             return {k: walk(v) for k, v in value.items()}
         return [walk(v) for v in value] if isinstance(value, (list, tuple)) else value
 
     module = load_module(stage.source)
-    values = {k: walk(v) if k in stage.reads else v for k, v in stage.given.items()}
+    inside = {k for k in stage.reads if stage.given.get(k) not in recipes.WORDS.get(k, ())}
+    values = {k: walk(v) if k in inside else v for k, v in stage.given.items()}
     return config.build(module.Config, values, stage.name), inputs
 
 

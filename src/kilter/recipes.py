@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kilter import config
+from kilter import config, references
 from kilter.errors import RecipeError, nearest
 
 PACKAGE = config.PACKAGE
@@ -21,9 +21,12 @@ SHIPPED = PACKAGE / "recipes"
 ROOMS = {
     "sandbox": PACKAGE / "sandbox" / "build.py",
     "collect": PACKAGE / "feedback" / "collect.py",
+    "best-of-n": PACKAGE / "synth" / "best_of_n.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""
+WORDS = {"value": ("policy",)}
+"""Texts in a field that names an input which stand for no input of their own."""
 TOP = {"name", "about", "seed", "threads", "stages"}
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
@@ -114,13 +117,16 @@ class StagePlan:
     def references(self) -> Iterator[str]:
         """Every text in the fields that name inputs."""
         for name in self.reads:
-            yield from texts(self.given.get(name))
+            if self.given.get(name) not in WORDS.get(name, ()):
+                yield from texts(self.given.get(name))
 
 
 def texts(value: Any) -> Iterator[str]:
-    """All texts inside a plain value."""
+    """All texts inside a plain value; of a weighted sum, its sources."""
     if isinstance(value, str):
         yield value
+    elif references.is_weighted(value):
+        yield from value
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from texts(inner)
@@ -144,6 +150,7 @@ class Recipe:
 
     def find(self, text: str) -> Path | None:
         """The file or folder that a reference means, when it is one on this disk."""
+        text = references.file_of(text)
         places = (Path(text).expanduser(), self.folder / text)
         return next((p for p in places if p.exists()), None) if text else None
 
@@ -275,7 +282,11 @@ def _check_references(plan: StagePlan, plans: Mapping[str, StagePlan], path: Pat
         target = stage_of(text, plans)
         if target == plan.name:
             raise RecipeError(f"{path}: stage {plan.name!r} reads itself ({text!r})")
-        if target is None and text and not Path(text).expanduser().exists() and not (path.parent / text).exists():
+        if references.is_endpoint(text):
+            continue
+        if references.python_function(text):
+            _check_function(text, plan.name, path)
+        elif target is None and text and not Path(text).expanduser().exists() and not (path.parent / text).exists():
             looks_like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.endswith((".jsonl", ".json"))
             if not looks_like_hub:
                 raise RecipeError(
@@ -283,6 +294,22 @@ def _check_references(plan: StagePlan, plans: Mapping[str, StagePlan], path: Pat
                     "id"
                     f"{nearest(text.split('/')[0], set(plans) - {plan.name})}"
                 )
+
+
+def _check_function(text: str, stage: str, path: Path) -> None:
+    """Refuse `file.py:function` where there is no such file or it defines no such function; nothing is run."""
+    name, function = references.python_function(text) or ("", "")
+    file = next((p for p in (Path(name).expanduser(), path.parent / name) if p.is_file()), None)
+    if file is None:
+        raise RecipeError(f"{path}: stage {stage!r} reads {text!r}, but there is no file {name}")
+    try:
+        known = _top_names(file)
+    except (SyntaxError, ValueError) as error:
+        raise RecipeError(f"{path}: stage {stage!r} reads {text!r}, which is not valid Python: {error}") from error
+    if function not in known:
+        raise RecipeError(
+            f"{path}: stage {stage!r} reads {text!r}, but {file} has no function {function!r}{nearest(function, known)}"
+        )
 
 
 def _ordered(plans: dict[str, StagePlan], path: Path) -> dict[str, StagePlan]:

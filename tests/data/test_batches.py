@@ -9,7 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilter.data.batches import LabelledBatch, PackedStream, RankedBatch, RolloutBatch, budget_groups, packed
+from kilter.data.batches import (
+    AnswerBatch,
+    LabelledBatch,
+    PackedStream,
+    RankedBatch,
+    RolloutBatch,
+    budget_groups,
+    packed,
+)
 from kilter.data.judgments import pairs
 from kilter.data.records import Prompt
 from kilter.data.streams import RankedItem, Stream, TextItem
@@ -129,3 +137,13 @@ def test_a_rollout_batch_splits_into_its_rows() -> None:
     assert [p.wheres for p in parts] == [["a"], ["b", "c"], ["d"]]
     for name in ("mask_BR", "old_logps_BR", "ref_logps_BR", "old_values_BR", "advantages_BR", "returns_BR"):
         assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(batch, name))
+
+
+def test_an_answer_batch_splits_into_its_rows_with_every_column() -> None:
+    columns = {"mask": torch.arange(12.0).reshape(4, 3), "counts": torch.arange(4.0)}
+    batch = AnswerBatch([[1] * n for n in (9, 7, 7, 2)], [1, 2, 3, 1], columns, list("abcd"), {"reward": 1.0}, [{}])
+    assert batch.answer_tokens == 8 + 5 + 4 + 1
+    parts = batch.split(14)
+    assert [p.wheres for p in parts] == [["a"], ["b", "c"], ["d"]]
+    assert all(torch.equal(torch.cat([p.columns[n] for p in parts]), t) for n, t in columns.items())
+    assert not any(p.metrics or p.samples for p in parts)  # a round is shown once

@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kilter import config
-from kilter.models.roles import load_actors, roles_of
+from kilter.models.roles import load_actors, needs_of, params_of
 from kilter.runs import Stage
 from kilter.train.loop import accumulate, load_streams
 
+ONLINE: dict[str, Any] = {"reward": "reward", "data": "prompts.jsonl", "max_new": 20}
+GROUPED: dict[str, Any] = {"method": "grpo", **ONLINE, "batch": 3, "answers": 4}
 METHODS: dict[str, dict[str, Any]] = {  # a method, and what is special about it
     "pretrain": {"model": "llama", "data": "corpus.jsonl", "row_tokens": 48, "batch": 6},
     "sft": {
@@ -61,6 +63,24 @@ METHODS: dict[str, dict[str, Any]] = {  # a method, and what is special about it
         "corpus_rows": 3,
         "max_new": 20,
     },
+    "a2c": {"method": "ppo", **ONLINE, "batch": 12, "ppo_epochs": 1, "clip_ratio": 0, "value_clip": 0},
+    "reinforce": {
+        "method": "ppo",
+        **ONLINE,
+        "batch": 12,
+        "critic": "none",
+        "clip_ratio": 0,
+        "whiten_advantages": False,
+        "kl_estimator": "k3",
+    },
+    "grpo": {**GROUPED, "beta": 0.3},
+    "grpo-steps": {**GROUPED, "minibatches": 2, "passes": 2, "importance_cap": 2.0},
+    "dr-grpo": {**GROUPED, "variant": "dr-grpo"},
+    "dapo": {**GROUPED, "variant": "dapo"},
+    "rloo": {**GROUPED, "method": "rloo"},
+    "reinforce++": {**GROUPED, "variant": "reinforce++"},
+    "online-dpo": {"method": "online_dpo", **ONLINE, "batch": 6, "answers": 3, "pairs": "all"},
+    "raft": {**ONLINE, "batch": 8, "answers": 3, "minibatches": 1},
 }
 
 
@@ -73,20 +93,18 @@ def prepared(
 
     def prepare(name: str) -> tuple[Any, Any, Any]:
         if name not in found:
-            method = importlib.import_module(f"kilter.methods.{name.split()[0]}")
-            given = {
-                k: str(world / v) if isinstance(v, str) and (world / v).exists() else v
-                for k, v in {"model": "llama", **METHODS[name]}.items()
-            }
+            chosen = {"model": "llama", **METHODS[name]}
+            method = importlib.import_module(f"kilter.methods.{chosen.pop('method', name.split()[0])}")
+            given = {k: str(world / v) if isinstance(v, str) and (world / v).exists() else v for k, v in chosen.items()}
             c = config.build(method.Config, {**given, "dtype": "float64"}, name)
             actors = load_actors(method, c, 1, name)
-            for role in roles_of(method.NEEDS, c):
+            for role in needs_of(method, c):
                 true_float64(actors[role])
             streams = load_streams(Stage(name, tmp_path_factory.mktemp("stage"), c, 1), method, actors)
             batch = list(method.batches(actors, streams, method.State()))[-1]
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 torch.manual_seed(0)
-                for role in roles_of(method.PARAMS, actors.config):
+                for role in params_of(method, actors.config):
                     for p in actors[role].parameters():
                         p.add_(0.02 * torch.randn_like(p))
             found[name] = (method, actors, batch)
@@ -98,7 +116,7 @@ def prepared(
 def gradient(method: Any, actors: Any, micros: list[Any]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     metrics = accumulate(method, actors, micros)
     grads = {}
-    for role in roles_of(method.PARAMS, actors.config):
+    for role in params_of(method, actors.config):
         for name, p in actors[role].named_parameters():
             if p.grad is not None:
                 grads[f"{role}.{name}"] = p.grad

@@ -69,6 +69,30 @@ def test_kl_penalised_rewards_on_rows_worked_by_hand() -> None:
     close(found, [[-0.1, 0.2, 1.7], [-1.5, 0, 0]], 1e-12)
 
 
+def test_kl_estimators_on_a_row_worked_by_hand() -> None:
+    # d = log π - log π_ref = ln 2, -ln 2, 0:  ½ d² = 0.2402265070;  exp(-d) - 1 + d = 0.1931471806, 0.3068528194, 0
+    logps, ref = tensor([[math.log(0.5), math.log(0.25), -1.0]]), tensor([[math.log(0.25), math.log(0.5), -1.0]])
+    close(objectives.kl_estimate(logps, ref, "k1"), [[0.6931471806, -0.6931471806, 0.0]], 1e-9)
+    close(objectives.kl_estimate(logps, ref, "k2"), [[0.2402265070, 0.2402265070, 0.0]], 1e-9)
+    close(objectives.kl_estimate(logps, ref, "k3"), [[0.1931471806, 0.3068528194, 0.0]], 1e-9)
+
+
+def test_k1_and_k3_are_unbiased_over_a_whole_vocabulary() -> None:
+    p, q = DRAW.dirichlet(np.ones(9)), DRAW.dirichlet(np.ones(9))
+    exact = float((p * np.log(p / q)).sum())
+    for kind in ("k1", "k3"):
+        found = objectives.kl_estimate(tensor(np.log(p)), tensor(np.log(q)), kind)
+        assert float((tensor(p) * found).sum()) == pytest.approx(exact, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+def test_penalised_rewards_by_each_estimator(kind: str) -> None:
+    logps, ref, mask = tensor([[-1.0, -1.4]]), tensor([[-1.2, -1.0]]), tensor([[1, 1]])
+    drift = objectives.kl_estimate(logps, ref, kind)[0].tolist()
+    found = objectives.kl_penalised_rewards(tensor([2.0]), logps, ref, mask, 0.5, kind)
+    close(found, [[-0.5 * drift[0], 2.0 - 0.5 * drift[1]]], 1e-12)
+
+
 def test_gae_on_rows_worked_by_hand() -> None:
     # γ = 0.9, λ = 0.5, rewards (1, 0, 2), values (0.5, 1, 1.5); V after the end is 0.
     # δ2 = 2 - 1.5 = 0.5;  δ1 = 0 + 0.9·1.5 - 1 = 0.35;  δ0 = 1 + 0.9·1 - 0.5 = 1.4
@@ -135,6 +159,30 @@ def test_clipped_surrogate_has_no_gradient_where_clipped_and_the_policy_gradient
     loss, _ = objectives.clipped_surrogate(logps, tensor([[0.0, 0.0, 0.0]]), tensor([[1.0, -1.0, 0.7]]), 0.2)
     loss.sum().backward()
     close(logps.grad, [[0.0, 0.0, -0.7]], 1e-12)
+
+
+def test_a_wider_upper_clip_on_rows_worked_by_hand() -> None:
+    # ε 0.2 below and 0.28 above: ratio 1.25 stays, 1.5 is cut to 1.28, 0.5 with A = -1 to 0.8
+    ratios, advantages = np.array([[1.25, 1.5, 0.5]]), tensor([[1.0, 1.0, -1.0]])
+    found, clipped = objectives.clipped_surrogate(
+        tensor(np.log(ratios)), tensor(np.zeros((1, 3))), advantages, 0.2, 0.28
+    )
+    close(found, [[-1.25, -1.28, 0.8]], 1e-12)
+    assert clipped.tolist() == [[False, True, True]]
+
+
+def test_without_a_clip_the_surrogate_is_the_policy_gradient_wherever_the_ratio_is() -> None:
+    logps = tensor([[math.log(3.0), math.log(0.1)]]).requires_grad_()
+    found, clipped = objectives.clipped_surrogate(logps, tensor([[0.0, 0.0]]), tensor([[2.0, -1.0]]), 0.0)
+    close(found, [[-6.0, 0.1]], 1e-12)
+    assert not clipped.any()
+    found.sum().backward()
+    close(logps.grad, [[-6.0, 0.1]], 1e-12)
+
+
+def test_value_loss_without_a_clip_is_half_the_square() -> None:
+    found = objectives.clipped_value_loss(tensor([[2.0]]), tensor([[-5.0]]), tensor([[0.5]]), 0.0)
+    close(found, [[1.125]], 1e-12)
 
 
 def test_clipped_value_loss_on_rows_worked_by_hand() -> None:

@@ -159,18 +159,51 @@ def whole(world: Path, place: Path) -> tuple[Path, Path]:
     return recipe, place / "whole" / "small"
 
 
-def assert_identical(found: Path, wanted: Path, digest: Callable[[Path], dict[str, str]]) -> None:
+@pytest.fixture(scope="module")
+def online(world: Path, place: Path) -> tuple[Path, Path]:
+    """The same for the methods that learn from their own answers, with held-out prompts and their best weights."""
+    import yaml
+
+    (place / "tea.py").write_text(
+        "def tea(prompts, answers):\n    return [sum(c in 'tea' for c in a) / 10 for a in answers]\n"
+    )
+    common: dict[str, Any] = {
+        "model": str(world / "llama"),
+        "data": str(world / "prompts.jsonl"),
+        "heldout": str(world / "heldout.jsonl"),
+        "reward": f"{place / 'tea.py'}:tea",
+        "eval_every": 2,
+        "checkpoint_every": 3,
+        "steps": 10,
+        "max_new": 10,
+        "lr": 1e-2,
+    }
+    stages = {
+        "ppo": {**common, "batch": 8, "kl_target": 0.5, "kl_stop": 0.05, "value_lr": 1e-3},
+        "grpo": {**common, "batch": 4, "answers": 3, "variant": "dapo", "beta": 0.01, "minibatches": 2, "keep": 2},
+        "online-dpo": {**common, "batch": 4, "answers": 3, "lora_rank": 2, "lr": 5e-2},
+    }
+    recipe = place / "online.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "small", "seed": 3, "threads": 1, "stages": stages}, sort_keys=False))
+    finish(start(recipe, place / "online"), place / "online")
+    return recipe, place / "online" / "small"
+
+
+def assert_identical(
+    found: Path, wanted: Path, digest: Callable[[Path], dict[str, str]], stages: tuple[str, ...] = STAGES
+) -> None:
     weights = digest(wanted)
-    assert {f"{s}/model/model.safetensors" for s in STAGES} <= set(weights)
+    assert {f"{s}/model/model.safetensors" for s in stages} <= set(weights)
     assert not (found / ".superseded").exists()
     assert digest(found) == weights
-    for stage in STAGES:
-        for name in ("metrics.jsonl", "samples.jsonl"):
+    for stage in stages:
+        for name in ("metrics.jsonl", "samples.jsonl", "eval.jsonl"):
             assert rows(found / stage, name) == rows(wanted / stage, name), f"{stage}/{name}"
         assert not (found / stage / "checkpoints").exists()
     for path in wanted.rglob("kilter.json"):
         assert (found / path.relative_to(wanted)).read_text() == path.read_text()
-    assert [r["step"] for r in rows(found / "ppo", "metrics.jsonl")] == list(range(24))
+    steps = [r["step"] for r in rows(found / "ppo", "metrics.jsonl")]
+    assert steps == list(range(24 if stages == STAGES else len(steps)))
 
 
 def run_with_kills(recipe: Path, runs: Path, watches: list[tuple[str, Watch]]) -> list[str]:
@@ -198,6 +231,50 @@ def test_a_killed_run_ends_with_the_same_bits(
     watches = [("torn", torn), ("sft", steps_done("sft", 3, 0.02)), ("ppo", steps_done("ppo", 8, 0.05))]
     assert run_with_kills(recipe, tmp_path / "runs", watches) == ["torn", "sft", "ppo"]
     assert_identical(tmp_path / "runs" / "small", wanted, digest)
+
+
+ONLINE = ("ppo", "grpo", "online-dpo")
+
+
+@pytest.mark.slow
+def test_online_methods_that_were_killed_end_with_the_same_bits(
+    online: tuple[Path, Path], tmp_path: Path, digest: Callable[[Path], dict[str, str]]
+) -> None:
+    """Killed in the middle of PPO's rounds, while GRPO's best weights are being written, and in online DPO."""
+    recipe, wanted = online
+
+    def writing_the_best(folder: Path) -> bool:
+        """After a checkpoint of GRPO, while a later evaluation writes better weights."""
+        place = folder / "grpo" / "checkpoints"
+        return any(place.glob("round-*")) and any(place.glob("best-*.partial"))
+
+    watches = [
+        ("ppo", steps_done("ppo", 8, 0.03)),
+        ("best", writing_the_best),
+        ("online-dpo", steps_done("online-dpo", 3, 0.1)),
+    ]
+    assert run_with_kills(recipe, tmp_path / "runs", watches) == ["ppo", "best", "online-dpo"]
+    assert_identical(tmp_path / "runs" / "small", wanted, digest, ONLINE)
+    for stage in ONLINE:
+        assert [r["round"] for r in rows(wanted / stage, "eval.jsonl")] == [0, 2, 4, 6, 8, 10]
+        assert (wanted / stage / "best" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_online_methods_killed_in_the_middle_of_their_writing(
+    online: tuple[Path, Path], tmp_path: Path, digest: Callable[[Path], dict[str, str]]
+) -> None:
+    recipe, wanted = online
+    runs, draw, lives = tmp_path / "runs", random.Random(1), 0
+    while True:
+        process = start(recipe, runs, KILL_AT_WRITE=str(draw.randint(40, 180)))
+        lives += 1
+        assert lives < 40
+        if process.wait(timeout=300) == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, (tmp_path / "stderr.txt").read_text()[-3000:]
+    assert lives > 4
+    assert_identical(runs / "small", wanted, digest, ONLINE)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -228,6 +229,37 @@ class RolloutBatch:
     def split(self, tokens: int) -> list[RolloutBatch]:
         """Micro-batches of at most `tokens` tokens in the order of rows (at least one row)."""
         return [self.rows(group) for group in budget_groups([len(s) for s in self.sequences], tokens)]
+
+
+@dataclass(frozen=True)
+class AnswerBatch:
+    """Sampled answers with whatever a method holds beside them: tensors whose first dimension is rows."""
+
+    sequences: list[list[int]]
+    starts: list[int]
+    columns: dict[str, Tensor]
+    wheres: list[str] = field(default_factory=list)
+    """The rows that the prompts come from."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """The round's answers with their rewards, kept in samples.jsonl."""
+
+    @property
+    def answer_tokens(self) -> int:
+        return sum(len(s) - start for s, start in zip(self.sequences, self.starts, strict=True))
+
+    def split(self, tokens: int) -> list[AnswerBatch]:
+        """Micro-batches of at most `tokens` padded tokens in the order of rows (at least one row)."""
+        return [self.rows(group) for group in budget_groups([len(s) for s in self.sequences], tokens)]
+
+    def rows(self, index: Sequence[int]) -> AnswerBatch:
+        """A selection of rows."""
+        return AnswerBatch(
+            [self.sequences[i] for i in index],
+            [self.starts[i] for i in index],
+            {name: t[torch.as_tensor(list(index), device=t.device)] for name, t in self.columns.items()},
+            [self.wheres[i] for i in index],
+        )
 
 
 def budget_groups(lengths: Sequence[int], tokens: int, waste: int | None = None) -> list[list[int]]:

@@ -16,6 +16,8 @@ A method is a module with these names:
 
 and, where they are wanted:
 
+    evaluate         (actors, streams, state) -> figures for eval.jsonl before this round, or nothing when none are
+                     due; the weights of the first actor with the greatest `merit` among them are kept as best/
     steps_per_round  (config) -> optimiser steps in one round, when there are several
     notes            (actors, streams) -> what the finished first actor says of itself, saved as kilter.json; what
                      another learned actor says stands in it under that actor's name

@@ -25,11 +25,26 @@ def dpo_sigmoid(gain_better_P: Tensor, gain_worse_P: Tensor, beta: float, smooth
     return -(1 - smoothing) * F.logsigmoid(margin_P) - smoothing * F.logsigmoid(-margin_P)
 
 
+def kl_estimate(logps_BR: Tensor, ref_logps_BR: Tensor, kind: str) -> Tensor:
+    """Estimates of KL(π ‖ π_ref) per token from tokens drawn from π (Schulman, "Approximating KL divergence", 2020).
+
+    With d = log π - log π_ref:  k1 = d (unbiased, may be negative),  k2 = ½ d² (biased, small variance),
+    k3 = exp(-d) - 1 + d (unbiased, never negative).
+    """
+    d = logps_BR - ref_logps_BR
+    if kind == "k1":
+        return d
+    return 0.5 * d**2 if kind == "k2" else torch.expm1(-d) + d
+
+
 def kl_penalised_rewards(
-    score_B: Tensor, logps_BR: Tensor, ref_logps_BR: Tensor, mask_BR: Tensor, beta: float
+    score_B: Tensor, logps_BR: Tensor, ref_logps_BR: Tensor, mask_BR: Tensor, beta: float, kind: str = "k1"
 ) -> Tensor:
-    """r_t = -β (log π - log π_ref) at every token, plus the score at the last (Ziegler 2019, arXiv:1909.08593)."""
-    rewards_BR = -beta * (logps_BR - ref_logps_BR) * mask_BR
+    """r_t = -β KL_t at every token, plus the score at the last (Ziegler et al. 2019, arXiv:1909.08593).
+
+    KL_t is log π - log π_ref there, which is k1; the other estimators are `kl_estimate`'s.
+    """
+    rewards_BR = -beta * kl_estimate(logps_BR, ref_logps_BR, kind) * mask_BR
     last_B = mask_BR.long().sum(-1) - 1
     rows = torch.arange(len(score_B), device=score_B.device)
     return rewards_BR.index_put((rows, last_B), rewards_BR[rows, last_B] + score_B)
@@ -61,17 +76,26 @@ def whiten(values_BR: Tensor, mask_BR: Tensor, shift: bool = True) -> Tensor:
 
 
 def clipped_surrogate(
-    logps_BR: Tensor, old_logps_BR: Tensor, advantages_BR: Tensor, clip: float
+    logps_BR: Tensor, old_logps_BR: Tensor, advantages_BR: Tensor, clip: float, clip_high: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """-min(ρ A, clip(ρ, 1-ε, 1+ε) A) per token, ρ = π/π_old, and where clipped (Schulman 2017, arXiv:1707.06347)."""
+    """-min(ρ A, clip(ρ, 1-ε, 1+ε) A) per token, ρ = π/π_old, and where clipped (Schulman 2017, arXiv:1707.06347).
+
+    `clip_high` is an upper ε of its own (Yu et al. 2025, arXiv:2503.14476). ε = 0 does not clip: then, at ρ = 1, the
+    gradient is -A ∇log π, the plain policy gradient.
+    """
     ratio_BR = (logps_BR - old_logps_BR).exp()
     plain = ratio_BR * advantages_BR
-    clipped = ratio_BR.clamp(1 - clip, 1 + clip) * advantages_BR
+    high = clip if clip_high is None else clip_high
+    if not clip and not high:
+        return -plain, torch.zeros_like(plain, dtype=torch.bool)
+    clipped = ratio_BR.clamp(1 - clip, 1 + high) * advantages_BR
     return -torch.minimum(plain, clipped), clipped < plain
 
 
 def clipped_value_loss(values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, clip: float) -> Tensor:
-    """½ max((V - R)², (V_old + clip(V - V_old, ±ε) - R)²) per token."""
+    """½ max((V - R)², (V_old + clip(V - V_old, ±ε) - R)²) per token; ε = 0 does not clip."""
+    if not clip:
+        return 0.5 * (values_BR - returns_BR) ** 2
     near = old_values_BR + (values_BR - old_values_BR).clamp(-clip, clip)
     return 0.5 * torch.maximum((values_BR - returns_BR) ** 2, (near - returns_BR) ** 2)
 

@@ -1,10 +1,12 @@
-"""Prompts → sampled answers → scores: what every online method begins a round with.
+"""Prompts → sampled answers → rewards: what every online method begins a round with.
 
-Scores are centred and scaled by what the reward model noted about itself, and clipped.
+Each method has its own mathematics and its own order of events; what they share are the fields below, the rollout, and
+the rows that show it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +16,49 @@ from torch import Tensor
 
 from kilter.data.streams import PromptItem
 from kilter.errors import RunError
-from kilter.models.logprobs import scores
+from kilter.methods import Training
+from kilter.methods.rewards import Rewards, rewarded, sources
 from kilter.models.sample import Answer, Sampling, sample, text_of
+from kilter.references import is_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online(Training):
+    """What every method that learns from its own answers can be told."""
+
+    reward: str | dict[str, float]
+    """Where rewards come from: a reward model (a stage, folder or hub id), `./file.py:function`, an http address, or
+    {source: weight, ...} for a weighted sum of them."""
+    heldout: str = ""
+    """Prompts kept from training, answered every `eval_every` rounds for eval.jsonl and best/; empty for none."""
+    eval_every: int = 5
+    """Rounds between evaluations on the held-out prompts."""
+    reward_clip: float = 4.0
+    """Largest absolute reward, in spreads; 0 does not clip."""
+    eos_penalty: float = 1.0
+    """Subtracted from the reward of an answer that never ended."""
+    max_new: int = 64
+    """Longest answer in tokens."""
+    temperature: float = 1.0
+    """Temperature of sampling; log-probs are taken at the same one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("eval_every", "answers", "passes"):
+            if getattr(self, name, 1) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
+        for name in ("reward_clip", "eos_penalty", "beta", "kl_coef", "kl_stop", "clip_ratio", "value_clip"):
+            if (getattr(self, name, 0) or 0) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must not be below 0")
+        if not self.reward or (isinstance(self.reward, dict) and not any(self.reward.values())):
+            raise ValueError(
+                f"reward is {self.reward!r}, but must name at least one source with a weight that is not 0"
+            )
+
+
+def reward_needs(config: Online) -> dict[str, str]:
+    """The actor behind `reward`, when it is one model; other sources are opened by `rewards.sources`."""
+    return {"reward": "reward"} if is_model(config.reward) else {}
 
 
 @dataclass(frozen=True)
@@ -27,53 +70,119 @@ class Rollout:
     sequences: list[list[int]]
     starts: list[int]
     settings: Sampling
+    places: list[int]
+    """Where each answer stood in the order in which it was asked for."""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def group(self, size: int) -> Tensor:
+        """Rows of each prompt's answers, index_GK, when each was asked `size` times."""
+        return torch.tensor(sorted(range(len(self)), key=self.places.__getitem__)).view(-1, size)
+
+    @property
+    def finished_B(self) -> Tensor:
+        """Which answers ended by themselves."""
+        return torch.tensor([a.finished for a in self.answers])
+
+    @property
+    def length_B(self) -> Tensor:
+        """Tokens of each answer, without its eos."""
+        return torch.tensor([float(len(a.ids) - a.finished) for a in self.answers])
 
 
-def roll_out(actors: Any, items: Sequence[PromptItem], settings: Sampling, *key: object) -> Rollout:
-    """One answer per prompt from the policy; draw i is keyed by (key, prompt id, i-th occurrence of the prompt)."""
+def roll_out(
+    actors: Any, items: Sequence[PromptItem], settings: Sampling, *key: object, answers: int = 1, model: Any = None
+) -> Rollout:
+    """`answers` of the policy to each prompt; draw i is keyed by (key, prompt id, i-th time the prompt is asked)."""
+    sources(actors)  # a reward that can't be opened is refused before anything is sampled
+    asked = [item for item in items for _ in range(answers)]
     seen: dict[str, int] = {}
     keys = []
-    for item in items:
+    for item in asked:
         index = seen.get(item.prompt.id, 0)
         seen[item.prompt.id] = index + 1
         keys.append((*key, item.prompt.id, index))
-    drawn = sample(actors.policy, [i.ids for i in items], keys, settings, actors.tokenizer.eos_token_id)
-    order = sorted(range(len(items)), key=lambda i: -(len(items[i].ids) + len(drawn[i].ids)))
+    drawn = sample(model or actors.policy, [i.ids for i in asked], keys, settings, actors.tokenizer.eos_token_id)
+    return arranged(asked, drawn, settings)
+
+
+def arranged(asked: Sequence[PromptItem], drawn: Sequence[Answer], settings: Sampling) -> Rollout:
+    """Answers in the order in which they were asked for → a rollout, longest first."""
+    order = sorted(range(len(asked)), key=lambda i: -(len(asked[i].ids) + len(drawn[i].ids)))
     return Rollout(
-        [items[i] for i in order],
+        [asked[i] for i in order],
         [drawn[i] for i in order],
-        [items[i].ids + drawn[i].ids for i in order],
-        [len(items[i].ids) for i in order],
+        [asked[i].ids + drawn[i].ids for i in order],
+        [len(asked[i].ids) for i in order],
         settings,
+        order,
     )
 
 
-def reward_scores(actors: Any, rollout: Rollout, clip: float) -> tuple[Tensor, Tensor]:
-    """The reward model's scores (raw, and centred, scaled and clipped) of every answer; NaN stops the run."""
-    with torch.no_grad():
-        raw_B = scores(actors.reward, rollout.sequences, starts=rollout.starts).float()
-    if not bool(torch.isfinite(raw_B).all()):
-        row = int((~torch.isfinite(raw_B)).nonzero()[0])
-        raise RunError(
-            f"the reward model scored an answer to {rollout.items[row].where} (prompt {rollout.items[row].prompt.id}) "
-            f"as {float(raw_B[row])}; the run stops before the step and the last checkpoint is kept"
-        )
-    mean, std = actors.notes.get("reward_mean", 0.0), actors.notes.get("reward_std", 1.0) or 1.0
-    scaled_B = (raw_B - mean) / std
-    return raw_B, scaled_B.clamp(-clip, clip) if clip else scaled_B
+def judged(actors: Any, rollout: Rollout, round_: int) -> tuple[Rewards, Tensor]:
+    """The rewards of a rollout, and what training uses of them: clipped, less the price of not having ended."""
+    c: Online = actors.config
+    rewards = rewarded(actors, rollout, c.reward_clip)
+    if round_ == 0:
+        _refuse_constant(actors, rewards)
+    return rewards, rewards.score_B - c.eos_penalty * (~rollout.finished_B).float()
 
 
-def samples(actors: Any, rollout: Rollout, reward_B: Tensor) -> list[dict[str, Any]]:
-    """The rollout as rows for samples.jsonl: who was asked what, what came out, what the reward model gave."""
+def _refuse_constant(actors: Any, rewards: Rewards) -> None:
+    """Equal rewards teach nothing; a model that gives them was never trained, of other sources it may be the start."""
+    if len(rewards.score_B) < 2 or float(rewards.score_B.min()) != float(rewards.score_B.max()):
+        return
+    told = (
+        f"stage {actors.stage}: every answer of the first round got the same score ({float(rewards.raw_B[0]):g} before "
+        "clipping), so there is nothing to learn"
+    )
+    if is_model(actors.config.reward):
+        raise RunError(f"{told}; is {actors.config.reward} a trained reward model?")
+    print(f"{told} from it; if later rounds are alike, look at {actors.config.reward}", file=sys.stderr, flush=True)
+
+
+def answer_metrics(rollout: Rollout, rewards: Rewards, score_B: Tensor) -> dict[str, float]:
+    """What a round's answers were like: reward and its spread, length, share that ended, each source's mean."""
+    n = len(rollout)
+    finished = sum(a.finished for a in rollout.answers)
+    return {
+        "reward": float(score_B.mean()),
+        "reward_std": float(score_B.std()) if n > 1 else 0.0,
+        "length": float(sum(len(a.ids) for a in rollout.answers)) / n - finished / n,
+        "eos": finished / n,
+        **rewards.means,
+    }
+
+
+def samples(actors: Any, rollout: Rollout, rewards: Rewards) -> list[dict[str, Any]]:
+    """The rollout as rows for samples.jsonl: who was asked what, what came out, what it got (from each source)."""
     eos = actors.tokenizer.eos_token_id
-    return [
-        {
+    several = len(rewards.by_source) > 1
+    rows: list[dict[str, Any]] = []
+    for i, (item, answer) in enumerate(zip(rollout.items, rollout.answers, strict=True)):
+        row: dict[str, Any] = {
             "prompt": item.prompt.to_json(),
             "answer": text_of(actors.tokenizer, answer, eos),
             "finished": answer.finished,
             "tokens": len(answer.ids),
             "logprob": round(sum(answer.logps), 5),
-            "reward": round(float(reward), 6),
+            "reward": round(float(rewards.raw_B[i]), 6),
         }
-        for item, answer, reward in zip(rollout.items, rollout.answers, reward_B, strict=True)
-    ]
+        if several:
+            row["rewards"] = {name: round(float(x[i]), 6) for name, x in rewards.by_source.items()}
+        rows.append(row)
+    return rows
+
+
+def joined(parts: Sequence[tuple[Rollout, Rewards, Tensor, list[int]]]) -> tuple[Rollout, Rewards, Tensor]:
+    """Some rows of several rollouts (with their rewards and scores) as one, in the order given, longest first again."""
+    flat = [(rollout, rewards, score_B, i) for rollout, rewards, score_B, rows in parts for i in rows]
+    whole = arranged([r.items[i] for r, *_, i in flat], [r.answers[i] for r, *_, i in flat], parts[0][0].settings)
+    places = [flat[place] for place in whole.places]
+    rewards = Rewards(
+        torch.stack([w.raw_B[i] for _, w, _, i in places]),
+        torch.stack([w.score_B[i] for _, w, _, i in places]),
+        {name: torch.stack([w.by_source[name][i] for _, w, _, i in places]) for name in parts[0][1].by_source},
+    )
+    return whole, rewards, torch.stack([score_B[i] for _, _, score_B, i in places])

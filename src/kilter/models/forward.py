@@ -24,8 +24,8 @@ ROW_TOKENS = 4096
 ROW_WASTE = 256
 """Padding, in tokens, that costs about as much as one more such pass."""
 BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}
-"""Largest difference on the probe, as a share of the largest entry; rounding stays well below. In float64 a family whose
-norms go through float32 keeps its own forward: float64 is for checks, and they want the library's very numbers."""
+"""Largest difference on the probe, as a share of the largest entry; rounding stays well below. In float64 a family
+whose norms go through float32 keeps its own forward: float64 is for checks, which want the library's very numbers."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class StageFiles:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     """The first few rejected rows."""
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    """Figures on held-out prompts during training."""
     begun: bool = False
     finished: bool = False
 
@@ -62,6 +64,11 @@ class StageFiles:
         """(step, value) of every metric row that has a finite `key`."""
         pairs = ((figure(row.get("step", i)), figure(row.get(key))) for i, row in enumerate(self.metrics))
         return [(s, v) for s, v in pairs if s is not None and v is not None]
+
+    def heldout(self, key: str) -> list[tuple[float, float]]:
+        """(round, value) of every evaluation on held-out prompts that has a finite `key`."""
+        pairs = ((figure(row.get("round")), figure(row.get(key))) for row in self.evals)
+        return [(r, v) for r, v in pairs if r is not None and v is not None]
 
     def by_round(self, key: str) -> list[tuple[float, float]]:
         """(round, mean over the round's steps) of a metric."""
@@ -216,7 +223,8 @@ def _stage(folder: Path, name: str, given: dict[str, Any]) -> StageFiles:
     rejects = [row for row, _ in zip(_jsonl(home / "rejects.jsonl"), range(5), strict=False)]
     return StageFiles(
         name, str(record.get("method") or given.get("method") or name), given, record, done,
-        list(_jsonl(home / "metrics.jsonl")), rejects, begun=bool(record), finished=bool(done),
+        list(_jsonl(home / "metrics.jsonl")), rejects, list(_jsonl(home / "eval.jsonl")),
+        begun=bool(record), finished=bool(done),
     )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ def _sections(run: Run, looks: Looks) -> list[Section]:
         judges.reward_section(run),
         training.optimisation_section(run),
         *training.ppo_sections(run),
+        training.heldout_section(run),
         training.curves_section(run),
         account.cost_section(run),
         account.rejects_section(run),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kilter.reporting.charts import Chart, Points, Series, draw, smoothed
-from kilter.reporting.files import Run, StageFiles, figure, rows
+from kilter.reporting.files import Run, StageFiles, figure, mapping, rows
 from kilter.reporting.layout import Section, card, folded, grid
 from kilter.reporting.markup import Html, count, el, join, number, signed
 from kilter.reporting.palette import OWN, nice
@@ -111,6 +111,47 @@ def _ppo(stage: StageFiles, several: bool) -> Section:
         grid(figures),
         f"A round samples a batch of answers, scores them and takes a few steps. {name} has many ways to fail quietly; "
         "these are the instruments that show them. Thin lines are the raw values.",
+    )
+
+
+HELDOUT = (
+    (
+        "reward",
+        "Reward",
+        "in training's units",
+        (),
+        "On prompts that are never trained on; the dashed line is the start.",
+    ),
+    ("win_rate", "Win rate", "against the start", (0.5,), "Share of prompts whose answer got more than the start's."),
+    ("kl", "Drift from the start", "nats per answer", (0.0,), "What the reward was bought with."),
+    ("length", "Length", "tokens", (), "Growth without better answers is the commonest hack."),
+    ("eos", "Answers that end", "share", (0.9, 1.0), "Below 0.97, answers begin to ramble to the limit."),
+)
+"""Column of eval.jsonl, title, unit, values the axis must reach, how to read it."""
+
+
+def heldout_section(run: Run) -> Section:
+    """Figures on held-out prompts during training, and which round's weights were kept as the best."""
+    parts = []
+    for stage in run.stages:
+        if not stage.heldout("reward"):
+            continue
+        figures = []
+        for key, title, unit, include, hint in HELDOUT:
+            series = [Series(stage.heldout(key))]
+            series += [Series(stage.heldout("reward_start"), "start", dashed=True)] if key == "reward" else []
+            figures.append(draw(Chart(title, series, unit, hint, x="round", colour=_colour(stage), include=include,
+                                      marks=True, smooth=False)))  # fmt: skip
+        best = figure(mapping(stage.done.get("best")).get("round"))
+        kept = f"best/ holds the weights of round {best:.0f}" if best is not None else "not finished"
+        head = el("h3", stage.name, el("small", f"{nice(stage.method)} \u00b7 {kept}"))
+        parts.append(el("div", head, grid(figures), class_="stage"))
+    return Section(
+        "heldout",
+        "On held-out prompts",
+        join(parts),
+        "The same draws for every round and for the start. Kept is the round with the most reward less the price of "
+        "its drift.",
     )
 
 

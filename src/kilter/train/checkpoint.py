@@ -86,3 +86,17 @@ def load_newest(
             p.copy_(tensors[f"weight|{name}"])
     optimizers.load_state({n.removeprefix("optim|"): t for n, t in tensors.items() if n.startswith("optim|")})
     return state_type(**saved.pop("state")), saved
+
+
+def prune_best(folder: Path) -> None:
+    """Drop the best weights of rounds that no kept checkpoint calls the best any more."""
+    wanted = set()
+    for kept in folder.glob("round-*/state.json"):
+        try:
+            best = json.loads(kept.read_text(encoding="utf-8")).get("best")
+        except (OSError, ValueError):
+            return  # a damaged checkpoint: what it calls the best can't be known
+        wanted |= {f"best-{best['round']:07d}"} if best else set()
+    for old in folder.glob("best-*"):
+        if old.name not in wanted:
+            shutil.rmtree(old)

@@ -1,6 +1,7 @@
 """The only training loop.
 
 while rounds are left:
+    method.evaluate(...), when it has one     figures for eval.jsonl; the best weights so far are kept
     checkpoint, when due                      a round is what can be replayed exactly
     for batch in method.batches(...):         one optimiser step each
         for micro in batch.split(...):        the gradient of Σ terms / whole weights, however it is split
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import signal
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +30,7 @@ from kilter.data.records import write_jsonl
 from kilter.errors import RecipeError, RunError
 from kilter.methods import Method
 from kilter.models import load, lora
-from kilter.models.roles import Actors, load_actors, roles_of, source_of
+from kilter.models.roles import Actors, load_actors, params_of, source_of
 from kilter.progress import Bar, say
 from kilter.runs import Stage, whole_folder, write_json
 from kilter.train import checkpoint
@@ -45,12 +48,12 @@ def train(stage: Stage, method: Method) -> None:
     with Interrupts() as interrupts:
         loop.run(interrupts)
     save_final(stage, method, actors, streams)
+    if loop.best:
+        keep_best(stage, loop.best)
 
 
 def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]:
     """Read, check and tokenise what the method eats; rejected rows are kept with their reasons."""
-    from pathlib import Path
-
     config = stage.config
     limit = load.context_of(config.model)
     context = min(config.context or limit, limit)
@@ -160,7 +163,10 @@ class Loop:
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    evals: list[dict[str, Any]] = field(default_factory=list)
     shown: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    """Round and merit of the best evaluation so far."""
 
     def run(self, interrupts: Interrupts) -> None:
         """All rounds that are left."""
@@ -168,10 +174,16 @@ class Loop:
         restored = checkpoint.load_newest(folder, self.actors, self.optimizers, self.method.State)
         state = restored[0] if restored else self.method.State()
         self.step = restored[1]["step"] if restored else 0
+        self.best = restored[1].get("best") if restored else None
         self.stage.trim("metrics", self.step)
         self.stage.trim("samples", self.step)
+        self.stage.trim("eval", self.step + 1 if restored else 0)  # a checkpoint stands after its round's evaluation
         with Bar(self.stage.label or self.stage.name, self.total, "step", start=state.round) as bar:
-            while state.round < self.total:
+            while True:
+                if not (restored and state.round == bar.first):
+                    self._evaluate(state)
+                if state.round >= self.total:
+                    break
                 if state.round and state.round % config.checkpoint_every == 0 and state.round != bar.first:
                     self._checkpoint(state)
                 if interrupts.asked:
@@ -191,17 +203,42 @@ class Loop:
             raise KeyboardInterrupt
         self._flush()
 
+    def _evaluate(self, state: Any) -> None:
+        """Ask the method for the figures that are due before this round, and keep the weights when they are the best.
+
+        Until the stage is done the best weights lie beside the checkpoints, one folder for each round that a
+        checkpoint still calls the best: so a run that goes on from an older one has them, too.
+        """
+        evaluate = getattr(self.method, "evaluate", None)
+        found: dict[str, float] = evaluate(self.actors, self.streams, state) if evaluate else {}
+        if not found:
+            return
+        bad = [n for n, v in found.items() if not math.isfinite(v)]
+        if bad:
+            raise RunError(
+                f"stage {self.stage.name}, round {state.round}: {bad[0]} on the held-out prompts is {found[bad[0]]}; "
+                "the last checkpoint is kept. Lower lr, or look at the rewards"
+            )
+        self.evals.append({"step": self.step, "round": state.round, **found})
+        if "merit" in found and (self.best is None or found["merit"] > self.best["merit"]):
+            self.best = {"round": state.round, "merit": found["merit"]}
+            role = next(iter(params_of(self.method, self.stage.config)))
+            save_model(self.actors, role, self.stage.config, best_folder(self.stage, state.round))
+
     def _flush(self) -> None:
         self.stage.append("metrics", self.rows)
         self.stage.append("samples", self.samples)
-        self.rows, self.samples = [], []
+        self.stage.append("eval", self.evals)
+        self.rows, self.samples, self.evals = [], [], []
         self.stage.note_time()
 
     def _checkpoint(self, state: Any) -> None:
         self._flush()
-        progress = {"step": self.step, "steps_per_round": self.step / max(1, state.round)}
+        progress: dict[str, Any] = {"step": self.step, "steps_per_round": self.step / max(1, state.round)}
+        progress |= {"best": self.best} if self.best else {}
         folder, keep = self.stage.path("checkpoints"), self.stage.config.keep
         checkpoint.save(folder, self.actors, self.optimizers, state, progress, keep)
+        checkpoint.prune_best(folder)
 
     def _optimise(self, batch: Any) -> dict[str, float]:
         """One optimiser step on one batch; returns its metrics."""
@@ -296,14 +333,31 @@ def save_final(stage: Stage, method: Method, actors: Actors, streams: Mapping[st
     """Write each learned actor as a plain Hugging Face folder: the first as `model`, others under their role's name."""
     config = stage.config
     notes = method.notes(actors, streams) if hasattr(method, "notes") else {}
-    for number, role in enumerate(roles_of(method.PARAMS, config)):
+    for number, role in enumerate(params_of(method, config)):
         model = actors[role]
         if config.lora_rank:
             with whole_folder(stage.path("adapter" if number == 0 else f"{role}-adapter")) as folder:
                 lora.save_adapter(model, source_of(role, method, config), config.lora_rank, config.lora_alpha, folder)
-            model = lora.merge_copy(model)
-        with whole_folder(stage.path("model" if number == 0 else role)) as folder:
-            load.save(model, actors.tokenizer, folder)
-            own = notes if number == 0 else notes.get(role)
-            if own:
-                write_json(folder / "kilter.json", own)
+        own = notes if number == 0 else notes.get(role)
+        save_model(actors, role, config, stage.path("model" if number == 0 else role), own)
+
+
+def save_model(actors: Actors, role: str, config: Any, target: Path, notes: Mapping[str, Any] | None = None) -> None:
+    """One actor as a plain Hugging Face folder, adapters merged in, with what it says of itself in kilter.json."""
+    model = lora.merge_copy(actors[role]) if config.lora_rank else actors[role]
+    with whole_folder(target) as folder:
+        load.save(model, actors.tokenizer, folder)
+        if notes:
+            write_json(folder / "kilter.json", notes)
+
+
+def best_folder(stage: Stage, round_: int) -> Path:
+    """Where the best weights so far lie while the stage is at work."""
+    return stage.path("checkpoints") / f"best-{round_:07d}"
+
+
+def keep_best(stage: Stage, best: Mapping[str, Any]) -> None:
+    """Publish the best weights as best/; they are copied, so that a kill before DONE finds them again."""
+    with whole_folder(stage.path("best")) as folder:
+        shutil.copytree(best_folder(stage, best["round"]), folder, dirs_exist_ok=True)
+    stage.extra["best"] = dict(best)

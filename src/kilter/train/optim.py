@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kilter.methods import Method, Training
-from kilter.models.roles import Actors, roles_of
+from kilter.models.roles import Actors, params_of
 
 
 def lr_factor(step: int, total: int, warmup: int, schedule: str) -> float:
@@ -79,7 +79,7 @@ class Optimizers:
         self.names: dict[nn.Parameter, str] = {}
         self.by_actor: dict[str, list[nn.Parameter]] = {}
         self.parts: list[tuple[torch.optim.Optimizer, float]] = []
-        for role, rate in roles_of(method.PARAMS, config).items():
+        for role, rate in params_of(method, config).items():
             named = [(f"{role}.{n}", p) for n, p in actors[role].named_parameters() if p.requires_grad]
             self.names.update({p: n for n, p in named})
             self.by_actor[role] = [p for _, p in named]

@@ -1,0 +1,52 @@
+"""What a text that names an input can be besides a stage, a path or a hub id, and sums of several inputs.
+
+./file.py:function      a Python function in the user's own file
+http://127.0.0.1:8000   an endpoint
+{source: weight, ...}   a weighted sum of sources
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
+
+
+def python_function(text: str) -> tuple[str, str] | None:
+    """(file, function) when a text names a function in a Python file."""
+    found = FUNCTION.fullmatch(text)
+    return (found["file"], found["name"]) if found else None
+
+
+def is_endpoint(text: str) -> bool:
+    """Whether a text is an address to be asked over HTTP."""
+    return text.startswith(("http://", "https://"))
+
+
+def is_model(value: Any) -> bool:
+    """Whether a reward's source is one model: neither a function, nor an endpoint, nor a sum."""
+    return isinstance(value, str) and not is_endpoint(value) and python_function(value) is None
+
+
+def is_weighted(value: Any) -> bool:
+    """Whether a value is a weighted sum of inputs, {source: weight}: then its keys are the references."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(w, (int, float)) and not isinstance(w, bool) for w in value.values())
+    )
+
+
+def file_of(text: str) -> str:
+    """The part of a reference that is a file: all of it, or what stands before `:function`."""
+    found = python_function(text)
+    return found[0] if found else text
+
+
+def placed(text: str, path: Path) -> str:
+    """The reference with its file found at `path`."""
+    found = python_function(text)
+    return f"{path}:{found[1]}" if found else str(path)
