@@ -1,7 +1,12 @@
-"""Actors: the models that a method needs, each in its role."""
+"""Actors: the models that a method needs, each in its role.
+
+With `lora_rank` the roles whose weights lie over the same base are views of one backbone (models/views.py); a role over
+another base has a backbone of its own, and `Actors.origins` says so. Without it every role is a model of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +14,8 @@ import torch
 
 from kilter.data.render import check_tokenizer
 from kilter.errors import RecipeError
-from kilter.models import load, lora
+from kilter.models import checkpointing, load, lora, quant, trunk
+from kilter.models.views import View, new_head
 
 if TYPE_CHECKING:  # the contract stands in a room above this one; only its names are needed here
     from kilter.methods import Method, Training
@@ -32,6 +38,16 @@ class Actors:
     value: Any = None
     notes: dict[str, Any] = field(default_factory=dict)
     """What the reward model noted about itself."""
+    origins: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Role -> where it comes from: `model`, its `hash`, the `backbone` it shares (a number), and `apart`, why it has
+    one of its own."""
+    memories: list[trunk.Memory] = field(default_factory=list)
+    """What a round's frozen lower blocks computed, when only the upper ones learn."""
+
+    def begin_round(self) -> None:
+        """Forget what was computed for the round before."""
+        for memory in self.memories:
+            memory.forget()
 
     def __getitem__(self, role: str) -> Any:
         return getattr(self, role)
@@ -53,31 +69,166 @@ def source_of(role: str, method: Method, config: Training) -> str:
 
 
 def load_actors(method: Method, config: Training, seed: int, stage: str) -> Actors:
-    """Load every model a method needs; those that learn get their gradients (all weights, or LoRA's)."""
+    """Load every model a method needs; what learns gets gradients: all weights, the top layers', or LoRA's."""
+    _check_choices(config, stage)
     tokenizer = load.load_tokenizer(config.model)
     check_tokenizer(tokenizer, config.model)
     actors = Actors(config, tokenizer, seed, stage)
-    device = device_for(config)
-    for role, kind in method.NEEDS.items():
-        name = source_of(role, method, config)
-        if getattr(config, "scratch", False):
-            model = load.fresh(name, seed, config.dtype, device)
-        else:
-            model = load.load(name, kind, config.dtype, device)
-        _check_vocabulary(model, tokenizer, name)
+    names = {role: source_of(role, method, config) for role in method.NEEDS}
+    for role, name in names.items():
         if name != config.model and load.load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
             raise RecipeError(
                 f"stage {stage}: the {role} model {name} has another tokenizer than {config.model}; it would read "
                 "other words than the policy writes. Use models that share one tokenizer"
             )
-        learns = role in method.PARAMS
-        model.requires_grad_(learns and not config.lora_rank)
-        if learns and config.lora_rank:
-            lora.attach(model, config.lora_rank, config.lora_alpha, (seed, stage, role))
-        if role == "reward" and not learns:
+        if role == "reward" and role not in method.PARAMS:
             actors.notes = load.read_notes(name)
-        setattr(actors, role, model)
+    if config.lora_rank:
+        _load_views(actors, method, names)
+    else:
+        _load_models(actors, method, names)
+    for role in method.PARAMS:
+        if config.checkpointing:
+            checkpointing.enable(_trunk(actors[role]))
+    if config.train_layers:
+        _split(actors, method)
     return actors
+
+
+def _check_choices(config: Training, stage: str) -> None:
+    """Refuse combinations that can't be, before anything is loaded."""
+    if config.quantize != "none":
+        if not config.lora_rank:
+            raise RecipeError(
+                f"stage {stage}: quantize is {config.quantize!r}, but 4-bit weights can't learn; set lora_rank, e.g. 16"
+            )
+        quant.bitsandbytes(f"stage {stage}: quantize: {config.quantize}")
+    if getattr(config, "scratch", False) and (config.lora_rank or config.train_layers):
+        field_ = "lora_rank" if config.lora_rank else "train_layers"
+        raise RecipeError(f"stage {stage}: scratch draws every weight anew, and all must learn; set {field_} to 0")
+
+
+def _load_models(actors: Actors, method: Method, names: Mapping[str, str]) -> None:
+    """Every role as a model of its own."""
+    config, device = actors.config, device_for(actors.config)
+    for role, kind in method.NEEDS.items():
+        name = names[role]
+        if getattr(config, "scratch", False):
+            model = load.fresh(name, actors.seed, config.dtype, device)
+        else:
+            model = load.load(name, kind, config.dtype, device)
+        _check_vocabulary(model, actors.tokenizer, name)
+        model.requires_grad_(role in method.PARAMS)
+        setattr(actors, role, model)
+        actors.origins[role] = {"model": name, **_hash(role, name)}
+
+
+def _hash(role: str, name: str) -> dict[str, str]:
+    """The reference is named by its weights."""
+    return {"hash": "+".join(load.identity(n) for n in load.chain_of(name))} if role == "reference" else {}
+
+
+def _load_views(actors: Actors, method: Method, names: Mapping[str, str]) -> None:
+    """Roles over the same base weights as views of one backbone, loaded once."""
+    config, device = actors.config, device_for(actors.config)
+    chains = {role: load.chain_of(name) for role, name in names.items()}
+    groups: dict[tuple[str, str], list[str]] = {}
+    for role, kind in method.NEEDS.items():
+        base = chains[role][0]
+        apart = "head" if kind != "causal" and load.has_own_head(base) else "trunk"
+        groups.setdefault((load.identity(base), apart), []).append(role)
+    first = next(iter(groups))
+    for number, (key, roles) in enumerate(groups.items()):
+        kinds = {method.NEEDS[r] for r in roles}
+        base = chains[roles[0]][0]
+        whole = "causal" if "causal" in kinds else method.NEEDS[roles[0]]
+        model = load.load(base, whole, config.dtype, "cpu" if config.quantize != "none" else device)
+        _check_vocabulary(model, actors.tokenizer, base)
+        model.requires_grad_(False)
+        if config.quantize == "nf4":
+            model = quant.quantise(model, device)
+        starts: dict[str, lora.AdapterFile] = {}
+        frozen: dict[str, dict[str, lora.Adapter]] = {}
+        for folder in [f for role in roles for f in chains[role][1:]]:
+            if folder not in starts:
+                starts[folder] = lora.read_adapter(folder)
+                frozen[folder] = starts[folder].adapters(model, load.DTYPES[config.dtype])
+        lora.attach(model, {r: _stacks(actors, method, model, r, [frozen[f] for f in chains[r][1:]]) for r in roles})
+        for role in roles:
+            setattr(actors, role, _view(actors, method, model, role, base, [starts[f] for f in chains[role][1:]]))
+            actors.origins[role] = {"model": names[role], "backbone": number, **_hash(role, names[role])}
+            if number:
+                why = "its base is a classifier of its own" if key[0] == first[0] else "its base holds other weights"
+                actors.origins[role]["apart"] = f"{why}: {base}, not {chains[groups[first][0]][0]}"
+
+
+def _stacks(
+    actors: Actors, method: Method, model: Any, role: str, frozen: list[dict[str, lora.Adapter]]
+) -> dict[str, list[lora.Adapter]]:
+    """A role's adapters by layer: the frozen ones that it starts from, then its own when it learns."""
+    config, stacks = actors.config, list(frozen)
+    if role in method.PARAMS:
+        dtype = torch.promote_types(load.DTYPES[config.dtype], torch.float32)
+        key = (actors.seed, actors.stage, role)
+        within = _learning_blocks(model, config)
+        stacks.append(lora.fresh_adapters(model, config.lora_rank, config.lora_alpha, key, dtype, within))
+    found: dict[str, list[lora.Adapter]] = {}
+    for stack in stacks:
+        for name, adapter in stack.items():
+            found.setdefault(name, []).append(adapter)
+    return found
+
+
+def _view(actors: Actors, method: Method, model: Any, role: str, base: str, starts: list[lora.AdapterFile]) -> View:
+    """An actor over a shared model, with the head that it starts from."""
+    kind = method.NEEDS[role]
+    if kind == "causal":
+        return View(model, role, kind, base)
+    head = {n: p for n, p in model.state_dict().items() if n.split(".")[0] in ("score", "classifier")}
+    for start in starts:
+        head |= start.head
+    dtype = torch.promote_types(load.DTYPES[actors.config.dtype], torch.float32)
+    name, scalar = new_head(model, kind, dtype, head)
+    scalar.requires_grad_(role in method.PARAMS)
+    return View(model, role, kind, base, scalar, name)
+
+
+def _learning_blocks(model: Any, config: Training) -> tuple[str, ...]:
+    """Where adapters go: everywhere, or on the last `train_layers` blocks."""
+    if not config.train_layers:
+        return ("",)
+    found = checkpointing.blocks(model.base_model)
+    path = next(n for n, m in model.named_modules() if m is found)
+    first = trunk.first_of(found, config.train_layers)
+    return tuple(f"{path}.{number}." for number in range(first, len(found)))
+
+
+def _trunk(actor: Any) -> Any:
+    return actor.model.base_model if isinstance(actor, View) else actor.base_model
+
+
+def _split(actors: Actors, method: Method) -> None:
+    """Cut every role's trunk, and let the roles whose lower blocks are the same share what those compute."""
+    config = actors.config
+    memories: dict[tuple[str, ...], trunk.Memory] = {}
+    lowers: dict[str, Any] = {}
+    for role in method.NEEDS:
+        actor = actors[role]
+        start = load.chain_of(source_of(role, method, config))
+        whole = _trunk(actor)
+        key = tuple(load.identity(n) for n in start)
+        if not isinstance(actor, View):
+            first = trunk.first_of(checkpointing.blocks(whole), config.train_layers)
+            if role in method.PARAMS:
+                trunk.learn_top(actor, whole, first)
+            trunk.share_lower(whole, lowers.setdefault("+".join(key), whole), first)
+        first = trunk.cut(whole, config.train_layers)
+        split = trunk.Split(whole, first, memories.setdefault(key, trunk.Memory()))
+        if isinstance(actor, View):
+            actor.split = split
+        else:
+            actor.split_trunk = split
+    actors.memories = list(memories.values())
 
 
 def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:

@@ -15,8 +15,10 @@ import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,8 +28,9 @@ from kilter.data.batches import PackedStream
 from kilter.data.records import write_jsonl
 from kilter.errors import RecipeError, RunError
 from kilter.methods import Method
-from kilter.models import load, lora
-from kilter.models.roles import Actors, load_actors, source_of
+from kilter.models import load
+from kilter.models.roles import Actors, load_actors
+from kilter.models.views import View, save_merged, save_view
 from kilter.progress import Bar
 from kilter.runs import Stage, whole_folder, write_json
 from kilter.train import checkpoint
@@ -38,6 +41,7 @@ def train(stage: Stage, method: Method) -> None:
     """Run a training stage from its newest checkpoint (or the start) to its final folders."""
     config = stage.config
     actors = load_actors(method, config, stage.seed, stage.name)
+    stage.extra["actors"] = actors.origins
     streams = load_streams(stage, method, actors)
     optimizers = Optimizers(method, actors, config)
     total = method.rounds(config, streams)
@@ -49,8 +53,6 @@ def train(stage: Stage, method: Method) -> None:
 
 def load_streams(stage: Stage, method: Method, actors: Actors) -> dict[str, Any]:
     """Read, check and tokenise what the method eats; rejected rows are kept with their reasons."""
-    from pathlib import Path
-
     config = stage.config
     limit = load.context_of(config.model)
     context = min(config.context or limit, limit)
@@ -145,7 +147,7 @@ class Loop:
     def run(self, interrupts: Interrupts) -> None:
         """All rounds that are left."""
         config, folder = self.stage.config, self.stage.path("checkpoints")
-        restored = checkpoint.load_newest(folder, self.actors, self.optimizers, self.method.State)
+        restored = checkpoint.load_newest(folder, self.optimizers, self.method.State)
         state = restored[0] if restored else self.method.State()
         self.step = restored[1]["step"] if restored else 0
         self.stage.trim("metrics", self.step)
@@ -157,6 +159,7 @@ class Loop:
                 if interrupts.asked:
                     self._checkpoint(state)
                     raise KeyboardInterrupt
+                self.actors.begin_round()
                 for batch in self.method.batches(self.actors, self.streams, state):
                     row = self._optimise(batch)
                     self.rows.append({"step": self.step, "round": state.round, **row})
@@ -181,14 +184,15 @@ class Loop:
         self._flush()
         progress = {"step": self.step, "steps_per_round": self.step / max(1, state.round)}
         folder, keep = self.stage.path("checkpoints"), self.stage.config.keep
-        checkpoint.save(folder, self.actors, self.optimizers, state, progress, keep)
+        checkpoint.save(folder, self.optimizers, state, progress, keep)
 
     def _optimise(self, batch: Any) -> dict[str, float]:
         """One optimiser step on one batch; returns its metrics."""
         config = self.stage.config
         began = time.perf_counter()
         micros = batch.split(config.micro_tokens)
-        metrics = accumulate(self.method, self.actors, micros)
+        scale = self.optimizers.scale
+        metrics = accumulate(self.method, self.actors, micros, scale.value)
         bad = [n for n, v in metrics.items() if not math.isfinite(v)]
         if bad:
             guilty = _guilty(self.method, self.actors, batch)
@@ -196,18 +200,29 @@ class Loop:
                 f"stage {self.stage.name}, step {self.step}: {bad[0]} is {metrics[bad[0]]}{guilty}; stopped before the "
                 "step, the last checkpoint is kept. Look at those rows, or lower lr"
             )
-        for role, params in self.optimizers.by_actor.items():
-            norm = clip_gradients(params, config.clip)
+        self.optimizers.unscale()
+        norms = {role: clip_gradients(params, config.clip) for role, params in self.optimizers.by_actor.items()}
+        factor = lr_factor(self.step, self._total_steps(), config.warmup, config.schedule)
+        if config.dtype == "float16":
+            metrics |= {"skipped": float(not all(map(math.isfinite, norms.values()))), "loss_scale": scale.value}
+        if metrics.get("skipped"):
+            scale.skipped()
+        else:
+            metrics |= self._norms(norms, batch)
+            self.optimizers.step(factor)
+            scale.stepped()
+        self.optimizers.zero_grad()
+        return {**batch.metrics, **metrics, "lr": config.lr * factor, "seconds": time.perf_counter() - began}
+
+    def _norms(self, norms: dict[str, float], batch: Any) -> dict[str, float]:
+        """The gradients' norms as metrics; one that is not finite stops the run."""
+        for role, norm in norms.items():
             if not math.isfinite(norm):
                 raise RunError(
                     f"stage {self.stage.name}, step {self.step}: the gradient of {role} is {norm}{_rows_of(batch)}; "
                     "stopped before the step, the last checkpoint is kept. Lower lr, or look at those rows"
                 )
-            metrics["grad_norm" if len(self.optimizers.by_actor) == 1 else f"grad_norm_{role}"] = norm
-        factor = lr_factor(self.step, self._total_steps(), config.warmup, config.schedule)
-        self.optimizers.step(factor)
-        self.optimizers.zero_grad()
-        return {**batch.metrics, **metrics, "lr": config.lr * factor, "seconds": time.perf_counter() - began}
+        return {"grad_norm" if len(norms) == 1 else f"grad_norm_{role}": norm for role, norm in norms.items()}
 
     def _total_steps(self) -> int:
         """Optimiser steps of the whole stage, for the schedule; a method that takes several a round says how many."""
@@ -215,8 +230,11 @@ class Loop:
         return self.total * (per_round(self.stage.config) if per_round else 1)
 
 
-def accumulate(method: Method, actors: Actors, micros: list[Any]) -> dict[str, float]:
-    """Add up the gradient of Σ_terms (Σ_micro term) / (Σ_micro weight): the same however a batch is split."""
+def accumulate(method: Method, actors: Actors, micros: list[Any], scale: float = 1.0) -> dict[str, float]:
+    """Add up the gradient of Σ_terms (Σ_micro term) / (Σ_micro weight): the same however a batch is split.
+
+    The gradient comes out `scale` times as large; the metrics do not.
+    """
     whole: dict[str, float] = defaultdict(float)
     for micro in micros:
         for name, weight in method.weights(micro).items():
@@ -227,7 +245,8 @@ def accumulate(method: Method, actors: Actors, micros: list[Any]) -> dict[str, f
         found = method.loss(actors, micro)
         parts = [term / whole[name] for name, term in found.terms.items() if whole[name] > 0]
         if parts:
-            sum(parts[1:], parts[0]).backward()
+            whole_loss = sum(parts[1:], parts[0])
+            (whole_loss * scale if scale != 1.0 else whole_loss).backward()
         for name, term in found.terms.items():
             if whole[name] > 0:
                 sums[name] += float(term.detach()) / whole[name]
@@ -273,16 +292,29 @@ def headline(row: Mapping[str, float]) -> str:
 
 
 def save_final(stage: Stage, method: Method, actors: Actors, streams: Mapping[str, Any]) -> None:
-    """Write each learned actor as a plain Hugging Face folder: the first as `model`, others under their role's name."""
-    config = stage.config
+    """Write each learned actor: the first as `model`, others under their role's name.
+
+    That folder is a plain Hugging Face one, or with LoRA a PEFT folder; `merge: true` makes it a plain one again and
+    puts the adapters beside it.
+    """
     notes = getattr(method, "notes", None)
     for number, role in enumerate(method.PARAMS):
-        model = actors[role]
-        if config.lora_rank:
-            with whole_folder(stage.path("adapter" if number == 0 else f"{role}-adapter")) as folder:
-                lora.save_adapter(model, source_of(role, method, config), config.lora_rank, config.lora_alpha, folder)
-            model = lora.merge_copy(model)
-        with whole_folder(stage.path("model" if number == 0 else role)) as folder:
-            load.save(model, actors.tokenizer, folder)
-            if notes and number == 0:
-                write_json(folder / "kilter.json", notes(actors, streams))
+        actor, tokenizer = actors[role], actors.tokenizer
+        said = notes(actors, streams) if notes and number == 0 else {}
+        name = role if number else "model"
+        if not isinstance(actor, View):
+            _save(stage, name, said, partial(load.save, actor, tokenizer))
+            continue
+        if stage.config.merge:
+            _save(stage, name, said, partial(save_merged, actor, tokenizer))
+            name = f"{role}-adapter" if number else "adapter"
+        below = load.base_notes(actor.base, stage.path(name))
+        _save(stage, name, {**said, **below}, partial(save_view, actor, tokenizer))
+
+
+def _save(stage: Stage, name: str, notes: dict[str, Any], write: Callable[[Path], None]) -> None:
+    """One finished folder, with what kilter notes beside the weights."""
+    with whole_folder(stage.path(name)) as folder:
+        write(folder)
+        if notes:
+            write_json(folder / "kilter.json", notes)
