@@ -11,7 +11,7 @@ import torch
 
 from kilter import config
 from kilter.errors import RecipeError
-from kilter.methods import dpo, ppo, reward, sft
+from kilter.methods import dpo, ppo, pretrain, reward, sft
 from kilter.models import checkpointing, load, logprobs, lora, views
 from kilter.models.roles import Actors, load_actors
 from kilter.runs import write_json
@@ -263,6 +263,11 @@ def test_sampling_is_untouched_by_checkpointing(world: Path) -> None:
         ({"train_layers": 3}, r"train_layers is 3, but the model has 2 layers"),
     ],
 )
-def test_what_cannot_be_is_refused(world: Path, given: dict[str, Any], message: str) -> None:
+def test_a_configuration_that_cannot_be_is_refused(world: Path, given: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         actors_of(dpo, model=world / "llama", **given)
+
+
+def test_adapters_over_random_weights_are_refused(world: Path) -> None:
+    with pytest.raises(RecipeError, match=r"scratch draws every weight anew, and all must learn; set lora_rank to 0"):
+        actors_of(pretrain, model=world / "blank", scratch=True)
