@@ -140,6 +140,9 @@ def test_a_resumed_run_has_the_same_bits(begin: Callable[..., Loop], given: dict
     found, wanted = learned(resumed), learned(whole)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[n], wanted[n]) for n in wanted)
+    if given["name"] == "ppo":
+        first = rows(whole, "metrics.jsonl")[0]
+        assert (first["kl_max"], first["ratio_gap"]) == (0.0, 0.0)
     start = learned(begin(folder="start", **given))
     assert any(not torch.equal(start[n], wanted[n]) for n in wanted)
     assert resumed.optimizers.scale == whole.optimizers.scale

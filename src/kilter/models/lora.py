@@ -69,7 +69,8 @@ class Adapter(nn.Module):
         return cls(start.to(device, dtype), torch.zeros(outputs, rank, device=device, dtype=dtype), alpha / rank)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype))
+        narrow = F.linear(x, self.lora_A.to(x.dtype))
+        return F.linear(self.scale * narrow, self.lora_B.to(x.dtype))
 
     def product(self) -> Tensor:
         """What it adds to the weight, in float32 or wider."""

@@ -6,7 +6,7 @@ another base has a backbone of its own, and `Actors.origins` says so. Without it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,7 @@ def _load_views(actors: Actors, method: Method, names: Mapping[str, str]) -> Non
         base = chains[role][0]
         apart = "head" if kind != "causal" and load.has_own_head(base) else "trunk"
         groups.setdefault((load.identity(base), apart), []).append(role)
+    files = {folder: lora.read_adapter(folder) for chain in chains.values() for folder in chain[1:]}
     first = next(iter(groups))
     for number, (key, roles) in enumerate(groups.items()):
         kinds = {method.NEEDS[r] for r in roles}
@@ -147,19 +148,23 @@ def _load_views(actors: Actors, method: Method, names: Mapping[str, str]) -> Non
         model.requires_grad_(False)
         if config.quantize == "nf4":
             model = quant.quantise(model, device)
-        starts: dict[str, lora.AdapterFile] = {}
-        frozen: dict[str, dict[str, lora.Adapter]] = {}
-        for folder in [f for role in roles for f in chains[role][1:]]:
-            if folder not in starts:
-                starts[folder] = lora.read_adapter(folder)
-                frozen[folder] = starts[folder].adapters(model, load.DTYPES[config.dtype])
-        lora.attach(model, {r: _stacks(actors, method, model, r, [frozen[f] for f in chains[r][1:]]) for r in roles})
+        share(actors, method, model, base, {r: [files[f] for f in chains[r][1:]] for r in roles})
         for role in roles:
-            setattr(actors, role, _view(actors, method, model, role, base, [starts[f] for f in chains[role][1:]]))
             actors.origins[role] = {"model": names[role], "backbone": number, **_hash(role, names[role])}
             if number:
                 why = "its base is a classifier of its own" if key[0] == first[0] else "its base holds other weights"
                 actors.origins[role]["apart"] = f"{why}: {base}, not {chains[groups[first][0]][0]}"
+
+
+def share(
+    actors: Actors, method: Method, model: Any, base: str, starts: Mapping[str, Sequence[lora.AdapterFile]]
+) -> None:
+    """Make the roles of `starts` views of one frozen model, each over the adapters that it starts from."""
+    frozen = {f.folder: f.adapters(model, load.DTYPES[actors.config.dtype]) for files in starts.values() for f in files}
+    stacks = {r: _stacks(actors, method, model, r, [frozen[f.folder] for f in files]) for r, files in starts.items()}
+    lora.attach(model, stacks)
+    for role, files in starts.items():
+        setattr(actors, role, _view(actors, method, model, role, base, files))
 
 
 def _stacks(
@@ -179,7 +184,7 @@ def _stacks(
     return found
 
 
-def _view(actors: Actors, method: Method, model: Any, role: str, base: str, starts: list[lora.AdapterFile]) -> View:
+def _view(actors: Actors, method: Method, model: Any, role: str, base: str, starts: Sequence[lora.AdapterFile]) -> View:
     """An actor over a shared model, with the head that it starts from."""
     kind = method.NEEDS[role]
     if kind == "causal":
