@@ -101,7 +101,8 @@ def build(args: argparse.Namespace) -> Any:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     trunk = model.base_model
     trunk.rotary_emb = type(trunk.rotary_emb)(config).to(args.device)  # its table is no weight
-    for name, layer in list(model.named_modules()):
+    for name in [n for n, _ in model.named_modules()]:  # by name: a list of the layers themselves would keep them all
+        layer = model.get_submodule(name)
         if next(layer.parameters(recurse=False), None) is None:
             continue
         layer.to_empty(device=args.device, recurse=False)
@@ -113,7 +114,6 @@ def build(args: argparse.Namespace) -> Any:
         if args.quantize == "nf4" and isinstance(layer, torch.nn.Linear) and name != "lm_head":
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, quant.Linear4bit(layer))
-            del layer
     return model.eval().requires_grad_(False)
 
 
@@ -202,8 +202,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from kilter.train.optim import Optimizers
 
     if args.device.startswith("cuda") and args.cap:
-        whole = torch.cuda.get_device_properties(args.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap * GIB / whole), args.device)
+        whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap * GIB / whole))
     if args.no_flash:
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_cudnn_sdp(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,23 @@ def test_the_trunk_is_in_four_bits_and_the_rest_is_not(world: Path) -> None:
     assert isinstance(policy.get_output_embeddings(), torch.nn.Linear)
     weights = sum(m.in_features * m.out_features for m in layers.values())
     assert sum(m.weight.numel() for m in layers.values()) == weights / 2
+
+
+def test_layers_are_packed_one_by_one(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device never holds more than a layer or two in full."""
+    alive: list[weakref.ref[torch.nn.Linear]] = []
+    most = 0
+
+    class Counted(quant.Linear4bit):
+        def __init__(self, layer: torch.nn.Linear) -> None:
+            nonlocal most
+            super().__init__(layer)
+            alive.append(weakref.ref(layer))
+            most = max(most, sum(ref() is not None for ref in alive))
+
+    monkeypatch.setattr(quant, "Linear4bit", Counted)
+    actors_of(dpo, model=world / "llama")
+    assert (len(alive), most) == (14, 1)
 
 
 def test_a_large_layer_takes_little_more_than_half_a_byte_a_weight() -> None:

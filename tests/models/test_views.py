@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,34 @@ def test_gradients_are_the_same_with_and_without_checkpointing(starts: Callable[
     with lora.playing("reference"):
         first.backward()
     found = gradients(again)
+    assert all(torch.equal(found[n], wanted[n]) for n in wanted)
+
+
+def test_a_forward_of_ones_own_carries_its_role_into_the_recomputation(starts: Callable[..., Any]) -> None:
+    """As a faster forward would call the layers itself; the backward runs on a thread that knows of no role."""
+    actors = move(actors_of(ppo, **starts(), checkpointing=True), ("policy", "value"))
+    trunk = load.backbone(actors.policy)
+    assert trunk is load.backbone(actors.policy)
+    assert checkpointing.enabled(trunk)
+    assert not checkpointing.enabled(load.backbone(load.load(actors.policy.base, "causal")))
+
+    def forward(view: Any, checkpointed: bool) -> torch.Tensor:
+        with lora.acting(view):
+            h = trunk.embed_tokens(torch.tensor(SEQUENCES[:1]))
+            for block in trunk.layers:
+                step = lambda x, block=block: x + block.mlp(block.self_attn.q_proj(x))  # noqa: E731
+                h = checkpointing.run(step, h) if checkpointed else step(h)
+        return h.square().sum()
+
+    (forward(actors.policy, False) + 2 * forward(actors.value, False)).backward()
+    wanted = gradients(actors)
+    loss = forward(actors.policy, True) + 2 * forward(actors.value, True)
+    thread = threading.Thread(target=loss.backward)
+    thread.start()
+    thread.join()
+    found = gradients(actors)
+    assert wanted
+    assert found.keys() == wanted.keys()
     assert all(torch.equal(found[n], wanted[n]) for n in wanted)
 
 

@@ -63,14 +63,12 @@ def quantise(model: Any, device: str) -> Any:
     The weights come in on the CPU, so the device never holds more than one layer of them in full.
     """
     bitsandbytes("quantize: nf4")
-    linear = [
-        (n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.rpartition(".")[2] not in HEADS
-    ]
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.rpartition(".")[2] not in HEADS]
     if not linear:
         raise RecipeError(f"{type(model).__name__} has no nn.Linear layers to put into four bits; set quantize to none")
-    if linear[0][1].weight.dtype == torch.float64:
+    if next(model.parameters()).dtype == torch.float64:
         raise RecipeError("quantize: nf4 computes in float32, bfloat16 or float16; set dtype to one of them")
-    for name, layer in linear:
+    for name in linear:  # by name: a list of the layers themselves would keep them all
         parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, Linear4bit(layer.to(device)))
+        setattr(model.get_submodule(parent), leaf, Linear4bit(model.get_submodule(name).to(device)))
     return model.to(device)

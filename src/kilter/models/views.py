@@ -40,15 +40,20 @@ class ScalarHead(nn.Linear):
 class RoleTrunk:
     """The shared trunk as one role sees it: calling it names the role; all else is the trunk's own."""
 
-    def __init__(self, trunk: Any, role: str) -> None:
-        self.trunk, self.role = trunk, role
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    @property
+    def trunk(self) -> Any:
+        """The trunk itself, or both halves of it when it is cut."""
+        return self.view.split or self.view.model.base_model
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        with lora.playing(self.role):
+        with lora.playing(self.view.role):
             return self.trunk(*given, **named)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "trunk":  # not there yet: a copy in the making
+        if name == "view":  # not there yet: a copy in the making
             raise AttributeError(name)
         return getattr(self.trunk, name)
 
@@ -63,16 +68,13 @@ class View:
         self.head_name = name
         """What the family calls a one-label head: `score` or `classifier`; empty for a language model."""
         self.split: Split | None = None
+        self.base_model = RoleTrunk(self)
         if head is not None:
             setattr(self, name, head)
 
     @property
     def config(self) -> Any:
         return self.model.config
-
-    @property
-    def base_model(self) -> RoleTrunk:
-        return RoleTrunk(self.split or self.model.base_model, self.role)
 
     @property
     def head(self) -> nn.Module | None:
@@ -107,10 +109,12 @@ class View:
 
 def backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """What the roles of a model share, by its names on disk."""
-    adapters = {id(p) for m in model.modules() if isinstance(m, lora.Adapter) for p in m.parameters()}
-    for name, p in model.named_parameters():
-        if id(p) not in adapters:
-            yield name.replace(".base.", "."), p
+    seen: set[int] = set()
+    for layer, module in model.named_modules():
+        for name, p in module.named_parameters(layer, recurse=False):
+            if not isinstance(module, lora.Adapter) and id(p) not in seen:
+                seen.add(id(p))
+                yield name.replace(".base.", "."), p
 
 
 def new_head(model: Any, kind: str, dtype: torch.dtype, found: Mapping[str, Tensor]) -> tuple[str, nn.Module]:
