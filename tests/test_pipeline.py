@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -138,6 +139,9 @@ def test_stages_hand_adapters_on_and_ppo_holds_one_backbone(
 
     with torch.no_grad():
         told = Speaker.load(str(folder / "ppo")).model(IDS).logits
+        if importlib.util.find_spec("peft"):  # transformers reads such a folder through it
+            theirs = AutoModelForCausalLM.from_pretrained(folder / "ppo" / "model").eval()
+            assert (theirs(IDS).logits - told).abs().max() < 1e-5
     with pytest.raises(UserError, match="reward or value model"):
         Speaker.load(str(folder / "reward"))
     shutil.copytree(world / "llama", tmp_path / "moved" / "llama")

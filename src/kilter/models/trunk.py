@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import ContextVar
+from hashlib import sha256
 from types import MethodType
 from typing import Any
 
@@ -191,7 +192,7 @@ def _keys(ids_BT: Tensor, mask: Tensor | None, positions_BT: Tensor | None) -> l
     if plain:
         ends = [int(row.nonzero()[0].max()) + 1 if row.any() else 0 for row in ids]
         return [(row[:end].tobytes(),) for row, end in zip(ids, ends, strict=True)]
-    masks = [b""] * B if mask is None else [m.tobytes() for m in _plain_numbers(mask, B)]
+    masks = [b""] * B if mask is None else [sha256(m.tobytes()).digest() for m in _plain_numbers(mask, B)]
     places = [b""] * B if positions is None else [p.tobytes() for p in positions]
     return list(zip([row.tobytes() for row in ids], masks, places, strict=True))
 
