@@ -103,6 +103,8 @@ def _check_choices(config: Training, stage: str) -> None:
                 f"stage {stage}: quantize is {config.quantize!r}, but 4-bit weights can't learn; set lora_rank, e.g. 16"
             )
         quant.bitsandbytes(f"stage {stage}: quantize: {config.quantize}")
+    if config.optimizer == "adamw8bit":
+        quant.bitsandbytes(f"stage {stage}: optimizer: adamw8bit")
     if getattr(config, "scratch", False) and (config.lora_rank or config.train_layers):
         field_ = "lora_rank" if config.lora_rank else "train_layers"
         raise RecipeError(f"stage {stage}: scratch draws every weight anew, and all must learn; set {field_} to 0")

@@ -208,7 +208,7 @@ class Optimizers:
             name, _, entry = key.rpartition("|")
             p = params[name]
             plain = value.ndim == 0 and not value.is_floating_point()  # bitsandbytes counts steps in Python
-            owner[p].state[p][entry] = value.item() if plain else value.to(p.device) if value.ndim else value
+            owner[p].state[p][entry] = value.item() if plain else value.to(p.device)
 
 
 def _adamw(groups: list[dict[str, Any]], lr: float, eight_bit: bool) -> torch.optim.Optimizer:
