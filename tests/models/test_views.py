@@ -155,6 +155,15 @@ def test_models_over_other_weights_stay_apart_and_say_why(starts: Callable[..., 
     assert (logprobs.scores(actors.reward, SEQUENCES) - wanted).abs().max() < 1e-10
 
 
+def test_a_classifier_keeps_its_own_head_where_the_policy_starts_from_it_too(world: Path) -> None:
+    """A backbone with a language head has no place for the folder's one-label head, so it is not silently lost."""
+    actors = actors_of(ppo, model=world / "reward", reward=world / "reward")
+    assert [actors.origins[r]["backbone"] for r in ROLES] == [0, 0, 1, 1]
+    assert "its base is a classifier of its own" in actors.origins["value"]["apart"]
+    wanted = logprobs.scores(load.load(str(world / "reward"), "reward", "float64"), SEQUENCES)
+    assert (logprobs.scores(actors.reward, SEQUENCES) - wanted).abs().max() < 1e-10
+
+
 def test_a_copied_base_is_known_by_its_content(
     starts: Callable[..., Any], world: Path, tmp_path: Path, tokenizer: Any
 ) -> None:
