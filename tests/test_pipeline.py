@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -36,7 +37,7 @@ def instructgpt(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("demos", "rankings", "prompts"):
         shutil.copy(world / f"{name}.jsonl", place)
     shutil.copytree(world / "llama", place / "my-model")
-    common = {"lora_rank": 4, "context": 128, "micro_tokens": 512, "dtype": "float32"}
+    common = {"lora_rank": 4, "merge": True, "context": 128, "micro_tokens": 512, "dtype": "float32"}
     small = {
         "sft": {"row_tokens": 64, "epochs": 1},
         "reward": {"batch": 8, "epochs": 3},
@@ -114,6 +115,43 @@ def test_an_adapter_folder_can_be_the_model_of_a_stage(
     stages = {"dpo": {"model": str(instructgpt / "sft" / "adapter"), "data": "rankings.jsonl", "steps": 1, "batch": 2}}
     folder = go(recipe(stages), tmp_path / "runs").folder
     assert (folder / "dpo" / "model" / "tokenizer.json").is_file()
+
+
+def test_stages_hand_adapters_on_and_ppo_holds_one_backbone(
+    recipe: Recipe, small: dict[str, Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is merged on the way, every stage starts from the adapters before it, and a moved run still works."""
+    stages = {name: {**small[name], "lora_rank": 4, "steps": 2} for name in ("sft", "reward", "ppo")}
+    stages["sft"]["model"] = "llama"
+    folder = go(recipe(stages), tmp_path / "runs").folder
+    origins = json.loads((folder / "ppo" / "DONE").read_text())["actors"]
+    assert {o["backbone"] for o in origins.values()} == {0}
+    assert runs.read_metrics(folder / "ppo")[0]["kl_max"] == 0.0
+    ranks = {"sft/model": 4, "reward/model": 8, "ppo/model": 8, "ppo/value": 12}  # each adds its own to its start's
+    for place, rank in ranks.items():
+        written = json.loads((folder / place / "adapter_config.json").read_text())
+        assert (written["r"], written["base_model_name_or_path"]) == (rank, str(world / "llama"))
+        assert not (folder / place / "model.safetensors").exists()
+    notes = json.loads((folder / "reward" / "model" / "kilter.json").read_text())
+    assert notes["reward_std"] > 0
+    from kilter.chat import Speaker
+    from kilter.errors import UserError
+
+    with torch.no_grad():
+        told = Speaker.load(str(folder / "ppo")).model(IDS).logits
+        if importlib.util.find_spec("peft"):  # transformers reads such a folder through it
+            theirs = AutoModelForCausalLM.from_pretrained(folder / "ppo" / "model").eval()
+            assert (theirs(IDS).logits - told).abs().max() < 1e-5
+    with pytest.raises(UserError, match="reward or value model"):
+        Speaker.load(str(folder / "reward"))
+    shutil.copytree(world / "llama", tmp_path / "moved" / "llama")
+    shutil.copytree(folder / "ppo" / "model", tmp_path / "moved" / "ppo" / "model")
+    config = tmp_path / "moved" / "ppo" / "model" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "/gone/llama"}))
+    path = config.with_name("kilter.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_at": "../../llama"}))
+    with torch.no_grad():
+        assert torch.equal(load.load(str(config.parent), "causal")(IDS).logits, told)
 
 
 OWN = '''

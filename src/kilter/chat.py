@@ -5,7 +5,6 @@ Each model keeps its own conversation: the same questions, its own answers. Both
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +47,7 @@ class Speaker:
     def load(cls, checkpoint: str) -> Speaker:
         """A causal model from a folder, from a stage's folder that holds one, or from the hub."""
         path = Path(checkpoint).expanduser()
-        if not (path / "config.json").is_file() and (path / "model" / "config.json").is_file():
+        if not load.is_model(path) and load.is_model(path / "model"):
             path = path / "model"
         name = str(path) if path.exists() else checkpoint
         load.check_model(name)
@@ -89,9 +88,7 @@ class Speaker:
 
 def _refuse_scorers(path: Path) -> None:
     """A reward or value model would load without its head and babble."""
-    config = path / "config.json"
-    kinds = json.loads(config.read_text(encoding="utf-8")).get("architectures") if config.is_file() else None
-    if any("Classification" in kind for kind in kinds or []):
+    if path.is_dir() and load.scores(str(path)):
         raise UserError(f"{path} is a reward or value model: it scores answers and can't talk")
 
 

@@ -101,12 +101,12 @@ def test_a_checkpoint_gives_back_weights_and_optimiser_to_the_bit(
     actors, optimizers = begin(make_model, optimizer=optimizer)
     for seed in range(3):
         step(actors, optimizers, seed)
-    checkpoint.save(tmp_path, actors, optimizers, Round(3), {"step": 3}, keep=2)
+    checkpoint.save(tmp_path, optimizers, Round(3), {"step": 3}, keep=2)
     for seed in (3, 4):
         step(actors, optimizers, seed)
     wanted = [p.detach().clone() for p in actors.policy.parameters()]
     again, restored = begin(make_model, optimizer=optimizer)
-    state, progress = checkpoint.load_newest(tmp_path, again, restored, Round) or (None, None)
+    state, progress = checkpoint.load_newest(tmp_path, restored, Round) or (None, None)
     assert (state, progress) == (Round(3), {"step": 3})
     for seed in (3, 4):
         step(again, restored, seed)
@@ -119,24 +119,24 @@ def test_only_the_newest_checkpoints_are_kept_and_no_pickle_is_written(
     actors, optimizers = begin(make_model)
     step(actors, optimizers, 0)
     for number in (2, 4, 10):
-        checkpoint.save(tmp_path, actors, optimizers, Round(number), {}, keep=2)
+        checkpoint.save(tmp_path, optimizers, Round(number), {}, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["round-0000004", "round-0000010"]
     assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".safetensors", ".json"}
 
 
 def test_a_checkpoint_of_other_weights_is_refused(make_model: Callable[..., Any], tmp_path: Path) -> None:
     actors, optimizers = begin(make_model)
-    checkpoint.save(tmp_path, actors, optimizers, Round(1), {}, keep=1)
+    checkpoint.save(tmp_path, optimizers, Round(1), {}, keep=1)
     other = dataclasses.replace(actors, policy=make_model("gpt2"))
     with pytest.raises(RunError, match="holds other weights than this stage trains"):
-        checkpoint.load_newest(tmp_path, other, Optimizers(pretrain, other, actors.config), Round)
+        checkpoint.load_newest(tmp_path, Optimizers(pretrain, other, actors.config), Round)
 
 
 def test_space_is_checked_before_a_checkpoint_is_begun(
     make_model: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    actors, optimizers = begin(make_model)
+    _, optimizers = begin(make_model)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(RunError, match=r"a checkpoint needs \d+ MB .* 0 MB are free"):
-        checkpoint.save(tmp_path, actors, optimizers, Round(1), {}, keep=1)
+        checkpoint.save(tmp_path, optimizers, Round(1), {}, keep=1)
     assert list(tmp_path.iterdir()) == []

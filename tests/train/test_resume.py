@@ -131,6 +131,7 @@ def whole(world: Path, place: Path) -> tuple[Path, Path]:
             "steps": 8,
             "checkpoint_every": 3,
             "lora_rank": 2,
+            "merge": True,
         },
         "ppo": {
             "model": "sft",

@@ -53,8 +53,9 @@ class Training:
     """Rows of data in one round."""
     lr: float = 1e-5
     """Peak learning rate of AdamW."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """`muon` orthogonalises the steps of hidden matrices, the rest is AdamW's: for small models from scratch."""
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """`adamw8bit` keeps AdamW's state in eight bits (needs the `qlora` extra); `muon` orthogonalises the steps of
+    hidden matrices, the rest is AdamW's: for small models from scratch."""
     muon_lr: float = 7.5e-3
     """Peak learning rate of Muon's matrices."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -75,12 +76,21 @@ class Training:
     """Rounds between checkpoints."""
     keep: int = 1
     """Checkpoints kept."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Number type of weights and arithmetic."""
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """Number type of weights and arithmetic; what learns keeps a float32 copy beside 16-bit weights, and float16 scales
+    its loss so that small gradients survive."""
     lora_rank: int = 0
-    """Rank of LoRA adapters on all linear layers; 0 trains every weight."""
+    """Rank of LoRA adapters on all linear layers; 0 trains every weight. Roles over one base share a backbone."""
     lora_alpha: float = 16.0
     """LoRA's scale: the adapter's product is multiplied by alpha / rank."""
+    merge: bool = False
+    """Write `model/` with its LoRA adapters merged in, and the adapters beside it; else it is an adapter folder."""
+    quantize: Literal["none", "nf4"] = "none"
+    """`nf4` holds the frozen linear layers below LoRA in four bits (needs the `qlora` extra)."""
+    train_layers: int = 0
+    """Train the last so many layers alone: what the frozen ones below compute is kept for a round; 0 trains all."""
+    checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a quarter more time."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; `auto` takes a GPU when there is one."""
 
@@ -103,7 +113,17 @@ class Training:
             value = getattr(self, name, None)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}, but must be above 0")
-        for name in ("lr", "muon_lr", "value_lr", "warmup", "weight_decay", "clip", "lora_rank", "max_rejects"):
+        for name in (
+            "lr",
+            "muon_lr",
+            "value_lr",
+            "warmup",
+            "weight_decay",
+            "clip",
+            "lora_rank",
+            "train_layers",
+            "max_rejects",
+        ):
             if getattr(self, name, 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must not be below 0")
 

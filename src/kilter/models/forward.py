@@ -18,6 +18,8 @@ from kilter.data.batches import budget_groups
 from kilter.models import lean
 from kilter.models.layout import Layout, lay_out
 from kilter.models.load import backbone
+from kilter.models.lora import acting
+from kilter.models.trunk import split_of, unremembered
 
 ROW_TOKENS = 4096
 """Padded tokens per forward pass of the model's own forward."""
@@ -47,9 +49,10 @@ def device_of(model: Any) -> torch.device:
 def hidden_at(model: Any, layout: Layout, read: np.ndarray) -> Tensor:
     """Final hidden states at the flat tokens `read`, h_Md."""
     trunk, ways = backbone(model), ways_of(model)
-    if ways.lean is not None and (ways.window is None or layout.longest <= ways.window):
-        return lean.forward(trunk, ways.lean, layout, read)
-    return own_forward(trunk, layout, read)
+    with acting(model):
+        if ways.lean is not None and (ways.window is None or layout.longest <= ways.window):
+            return lean.forward(trunk, ways.lean, layout, read, split_of(model))
+        return own_forward(trunk, layout, read)
 
 
 def shares(model: Any, sequences: Sequence[Sequence[int]]) -> bool:
@@ -63,7 +66,8 @@ def ways_of(model: Any) -> Ways:
     trunk = backbone(model)
     found = trunk.__dict__.get("_kilter_ways")
     if found is None:
-        found = _probe(trunk)
+        with acting(model), unremembered(split_of(model)):
+            found = _probe(trunk)
         trunk.__dict__["_kilter_ways"] = found
     return found  # type: ignore[no-any-return]
 

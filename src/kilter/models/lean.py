@@ -9,7 +9,9 @@ M flat tokens, H query heads, G key heads, D head width, d model width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kilter.models import checkpointing
 from kilter.models.layout import Group, Layout, Plan
+from kilter.models.trunk import Split
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -133,19 +137,39 @@ def rotation(trunk: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     return cos[0][:, None], signed[:, None]
 
 
-def forward(trunk: Any, shape: Shape, layout: Layout, read: np.ndarray | None = None) -> Tensor:
-    """Final hidden states at the flat tokens `read` (all when None), h_Md."""
+def forward(
+    trunk: Any, shape: Shape, layout: Layout, read: np.ndarray | None = None, split: Split | None = None
+) -> Tensor:
+    """Final hidden states at the flat tokens `read` (all when None), h_Md; of a cut trunk, from the remembered part."""
     device = trunk.embed_tokens.weight.device
-    h = trunk.embed_tokens(torch.from_numpy(layout.ids).to(device))
-    cos, sin = rotation(trunk, h, torch.from_numpy(layout.positions).to(device))
+    at = torch.from_numpy(layout.positions).to(device)
+    turn = rotation(trunk, torch.empty(1, 1, device=device, dtype=trunk.norm.weight.dtype), at)
     plan = layout.plan(None, device)
-    last = len(trunk.layers) - 1
-    for number, layer in enumerate(trunk.layers):
-        if number == last and read is not None and len(np.unique(read)) < len(layout.ids):
-            return _last(trunk, layer, shape, layout, h, (cos, sin), read)
-        h = _layer(layer, shape, h, plan, cos, sin)
+
+    def enter() -> Tensor:
+        states: Tensor = trunk.embed_tokens(torch.from_numpy(layout.ids).to(device))
+        return states
+
+    def lower() -> Tensor:
+        with torch.no_grad():
+            h = enter()
+            for layer in trunk.layers[: split.first if split else 0]:
+                h = _layer(layer, shape, h, plan, *turn)
+        return h
+
+    h = split.memory.runs(layout, lower) if split else enter()
+    again = checkpointing.run if checkpointing.enabled(trunk) and torch.is_grad_enabled() else _once
+    for number in range(split.first if split else 0, len(trunk.layers)):
+        layer = trunk.layers[number]
+        if number + 1 == len(trunk.layers) and read is not None and len(np.unique(read)) < len(layout.ids):
+            return again(partial(_last, trunk, layer, shape, layout, turn, read), h)
+        h = again(partial(_layer, layer, shape, plan=plan, cos=turn[0], sin=turn[1]), h)
     h = norm(trunk.norm, h, shape)
     return h if read is None else h[torch.from_numpy(read).to(device)]
+
+
+def _once(run: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+    return run(h)
 
 
 def norm(layer: Any, x: Tensor, shape: Shape) -> Tensor:
@@ -166,7 +190,7 @@ def _layer(layer: Any, shape: Shape, h: Tensor, plan: Plan, cos: Tensor, sin: Te
 
 
 def _last(
-    trunk: Any, layer: Any, shape: Shape, layout: Layout, h: Tensor, turn: tuple[Tensor, Tensor], read: np.ndarray
+    trunk: Any, layer: Any, shape: Shape, layout: Layout, turn: tuple[Tensor, Tensor], read: np.ndarray, h: Tensor
 ) -> Tensor:
     """The last layer: keys and values of every token, everything else only where it is read."""
     wanted, back = np.unique(read, return_inverse=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from transformers.utils import logging as hf_logging
 
 from kilter.data import render
 from kilter.errors import RecipeError
+from kilter.models import lora
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 KIND = {
@@ -38,6 +42,8 @@ DROPOUTS = (
     "dropout",
 )
 
+CONFIGS = ("config.json", "adapter_config.json")
+
 hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()
 
@@ -46,16 +52,89 @@ def check_model(name: str) -> None:
     """Refuse a local folder that is not a model, before anything else is loaded."""
     path = Path(name)
     if path.exists():
-        if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+        if not is_model(path):
             raise RecipeError(f"{name} is not a model folder: it has no config.json (a Hugging Face folder has one)")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise RecipeError(f"no model folder at {name}; give a Hugging Face folder or a hub id such as 'org/name'")
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a name is a PEFT folder."""
+    return (Path(name) / "adapter_config.json").is_file()
+
+
+def is_model(name: str | Path) -> bool:
+    """Whether a folder holds a model or an adapter over one."""
+    return (Path(name) / "config.json").is_file() or is_adapter(str(name))
+
+
 def base_of(name: str) -> str:
     """The model that a PEFT adapter folder corrects; any other name stands for itself."""
-    path = Path(name) / "adapter_config.json"
-    return str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]) if path.is_file() else name
+    return chain_of(name)[0]
+
+
+def chain_of(name: str) -> list[str]:
+    """The model at the bottom of a name, and the PEFT folders on top of it in the order they apply."""
+    chain = [name]
+    while is_adapter(chain[0]):
+        below = json.loads((Path(chain[0]) / "adapter_config.json").read_text(encoding="utf-8"))
+        base, notes = str(below["base_model_name_or_path"]), read_notes(chain[0])
+        near = Path(chain[0]) / notes.get("base_at", "")
+        if Path(base).is_absolute() and not Path(base).exists() and notes.get("base_at") and near.exists():
+            base = str(near.resolve())  # the run has been moved as a whole
+        if base in chain:
+            raise RecipeError(f"{name} is an adapter over itself; its adapter_config.json must name a model")
+        if Path(base).is_absolute() and not Path(base).exists():
+            raise RecipeError(
+                f"{chain[0]} is an adapter over {base}, which is not there; put the model back, or write its path into "
+                "adapter_config.json (`merge: true` makes folders that stand alone)"
+            )
+        noted = notes.get("base", identity(base))
+        if noted != identity(base):
+            raise RecipeError(
+                f"{chain[0]} is an adapter over {base}, but other weights lie there now ({identity(base)}, it was made "
+                f"over {noted}); make the adapter anew"
+            )
+        chain.insert(0, base)
+    return chain
+
+
+def base_notes(base: str, folder: Path) -> dict[str, str]:
+    """What to note beside an adapter in `folder` of the model below it: its hash, and where it lies from there."""
+    at = {"base_at": os.path.relpath(base, folder)} if Path(base).exists() else {}
+    return {"base": identity(base), **at}
+
+
+def identity(name: str) -> str:
+    """A hash of the weights and the configuration at a name, whatever the folder is called; a hub id is itself."""
+    path = Path(name)
+    if not path.is_dir():
+        return name
+    files = sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".bin") or f.name in CONFIGS)
+    return _hash(tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files))
+
+
+@functools.lru_cache(maxsize=64)
+def _hash(files: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, _, _ in files:
+        digest.update(Path(name).name.encode())
+        with open(name, "rb") as data:
+            digest.update(hashlib.file_digest(data, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def scores(name: str) -> bool:
+    """Whether a model folder, or an adapter folder, is one that scores and doesn't write."""
+    if is_adapter(name):
+        task = json.loads((Path(name) / "adapter_config.json").read_text(encoding="utf-8")).get("task_type")
+        return task in ("SEQ_CLS", "TOKEN_CLS")
+    return has_own_head(name)
+
+
+def has_own_head(name: str) -> bool:
+    """Whether a model folder is a classifier's, with a head of its own."""
+    return any("Classification" in a for a in getattr(_config(name), "architectures", None) or [])
 
 
 def load_tokenizer(name: str) -> Any:
@@ -107,10 +186,12 @@ def load(name: str, kind: str, dtype: str = "float32", device: str = "cpu") -> A
     A PEFT adapter folder is loaded as its base with the adapter merged in.
     """
     check_model(name)
-    if (Path(name) / "adapter_config.json").is_file():
-        from kilter.models.lora import load_merged
-
-        return load_merged(name, kind, dtype, device)
+    if is_adapter(name):
+        base, *folders = chain_of(name)
+        model = load(base, kind, dtype, device)
+        for folder in folders:
+            lora.merge_file(model, lora.read_adapter(folder), kind)
+        return model
     config = _config(name)
     if kind != "causal":
         config.num_labels = 1
@@ -151,25 +232,27 @@ def scalar_head(model: nn.Module) -> str:
     raise RecipeError(f"{type(model).__name__} has neither a `score` nor a `classifier` head")
 
 
-def backbone(model: Any) -> nn.Module:
-    """The trunk that turns ids into hidden states."""
-    trunk: nn.Module = model.base_model
-    return trunk
+def backbone(model: Any) -> Any:
+    """The trunk that turns ids into hidden states; of a view or a cut model, what stands for it and names the role."""
+    return vars(model).get("split_trunk") or model.base_model
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a plain Hugging Face folder: weights as safetensors, configuration, tokenizer."""
     if getattr(model, "generation_config", None) is not None:
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.config.eos_token_id = tokenizer.eos_token_id
+        tell_tokens(model.generation_config, tokenizer)
+    tell_tokens(model.config, tokenizer)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 
 
+def tell_tokens(config: Any, tokenizer: Any) -> None:
+    """Let a configuration end and pad as its tokenizer does."""
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+
+
 def read_notes(folder: str | Path) -> dict[str, Any]:
-    """What kilter noted beside a model (a reward model's mean and spread), or nothing."""
+    """What kilter noted beside a model (a reward model's mean and spread, an adapter's base), or nothing."""
     path = Path(folder) / "kilter.json"
     notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return notes

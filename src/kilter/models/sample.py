@@ -22,6 +22,7 @@ from kilter.models.decode import Decoder
 from kilter.models.draw import Sampling, drawn
 from kilter.models.forward import device_of, ways_of
 from kilter.models.load import backbone
+from kilter.models.lora import acting
 
 __all__ = ["Answer", "Sampling", "sample", "stream", "text_of"]
 
@@ -56,7 +57,8 @@ def sample(
     """One answer per prompt; `keys[i]` names draw i. `tick(n)` is told of every n finished answers."""
     longest = max(map(len, prompts), default=0) + settings.max_new
     if prompts and decodes_lean(model, longest):
-        return _continuous(model, prompts, keys, settings, eos, tick)
+        with acting(model):
+            return _continuous(model, prompts, keys, settings, eos, tick)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: list[Answer | None] = [None] * len(prompts)
     for begin in range(0, len(order), OWN_ROWS):
@@ -103,10 +105,12 @@ class _OneRow:
         self.decoder = Decoder(backbone(model), shape, 1, 1, len(prompt), max_new)
 
     def prefill(self) -> Tensor:
-        return self.decoder.admit([self.prompt], [1])
+        with acting(self.model):
+            return self.decoder.admit([self.prompt], [1])
 
     def step(self, token_B: Tensor) -> Tensor:
-        return self.decoder.step(token_B)
+        with acting(self.model):
+            return self.decoder.step(token_B)
 
 
 def _uniforms(keys: Sequence[Sequence[object]], n: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""Exact checkpoints: the learning weights, the optimiser's state and the method's `State`, as safetensors and JSON.
+"""Exact checkpoints: the learning weights (adapters and heads alone with LoRA), the optimiser's state, the loss's scale
+and the method's `State`, as safetensors and JSON.
 
 Written whole or not at all (a temporary folder, fsync, rename), where a round begins; the newest readable one counts.
 """
@@ -12,27 +13,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kilter.errors import RunError
-from kilter.models.roles import Actors
 from kilter.runs import require_space, sync_folder, sync_folder_entry, write_json
-from kilter.train.optim import Optimizers
+from kilter.train.optim import LossScale, Optimizers
 
 
-def learning_weights(actors: Actors, roles: list[str]) -> dict[str, Tensor]:
-    """The parameters that training changes, by `role.name`."""
-    return {f"{role}.{n}": p for role in roles for n, p in actors[role].named_parameters() if p.requires_grad}
-
-
-def save(folder: Path, actors: Actors, optimizers: Optimizers, state: Any, progress: dict[str, Any], keep: int) -> Path:
+def save(folder: Path, optimizers: Optimizers, state: Any, progress: dict[str, Any], keep: int) -> Path:
     """Write checkpoint `round-<n>` and drop all but the newest `keep`."""
-    weights = learning_weights(actors, list(optimizers.by_actor))
-    tensors = {f"weight|{n}": p.detach().contiguous() for n, p in weights.items()}
+    tensors = {f"weight|{n}": p.detach().contiguous() for n, p in optimizers.weights().items()}
     tensors |= {f"optim|{n}": t.detach().contiguous() for n, t in optimizers.state().items()}
+    kept = {"scale": dataclasses.asdict(optimizers.scale)}
     folder.mkdir(parents=True, exist_ok=True)
     needed = int(1.1 * sum(t.numel() * t.element_size() for t in tensors.values())) + 1_000_000
     require_space(folder, needed, "a checkpoint")
@@ -42,7 +36,7 @@ def save(folder: Path, actors: Actors, optimizers: Optimizers, state: Any, progr
     partial.mkdir()
     try:
         save_file(_unshared(tensors), partial / "tensors.safetensors")
-        write_json(partial / "state.json", {"state": dataclasses.asdict(state), **progress})
+        write_json(partial / "state.json", {"state": dataclasses.asdict(state), **kept, **progress})
         sync_folder(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk is not helped by half a checkpoint
@@ -56,14 +50,18 @@ def save(folder: Path, actors: Actors, optimizers: Optimizers, state: Any, progr
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors refuses two names for one memory; parameters() already lists tied weights once, scalars may share."""
-    return {n: t.clone() if t.ndim == 0 else t for n, t in tensors.items()}
+    """safetensors refuses two names for one memory; parameters() already lists tied weights once, but scalars and the
+    quantisation maps of 8-bit state are shared by many."""
+    seen: set[int] = set()
+    found = {}
+    for name, t in tensors.items():
+        found[name] = t.clone() if t.ndim == 0 or t.data_ptr() in seen else t
+        seen.add(t.data_ptr())
+    return found
 
 
-def load_newest(
-    folder: Path, actors: Actors, optimizers: Optimizers, state_type: type[Any]
-) -> tuple[Any, dict[str, Any]] | None:
-    """Restore the newest readable checkpoint into actors and optimisers; (state, progress), or None where none is."""
+def load_newest(folder: Path, optimizers: Optimizers, state_type: type[Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Restore the newest readable checkpoint into weights and optimisers; (state, progress), or None where none is."""
     found = sorted(folder.glob("round-*"), reverse=True) if folder.is_dir() else []
     if not found:
         return None
@@ -77,14 +75,13 @@ def load_newest(
             if newest == found[-1]:
                 raise RunError(f"{problem}; delete {folder} to begin this stage anew") from error
             print(f"{problem}; going on from the one before it", file=sys.stderr, flush=True)
-    weights = learning_weights(actors, list(optimizers.by_actor))
-    given = {n.removeprefix("weight|") for n in tensors if n.startswith("weight|")}
-    if given != set(weights):
+    weights = {n.removeprefix("weight|"): t for n, t in tensors.items() if n.startswith("weight|")}
+    learning = {n: p.shape for n, p in optimizers.weights().items()}
+    if {n: t.shape for n, t in weights.items()} != learning:
         raise RunError(f"checkpoint {newest} holds other weights than this stage trains; delete it to begin anew")
-    with torch.no_grad():
-        for name, p in weights.items():
-            p.copy_(tensors[f"weight|{name}"])
+    optimizers.load_weights(weights)
     optimizers.load_state({n.removeprefix("optim|"): t for n, t in tensors.items() if n.startswith("optim|")})
+    optimizers.scale = LossScale(**saved.pop("scale"))
     return state_type(**saved.pop("state")), saved
 
 

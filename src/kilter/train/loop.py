@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from kilter.data.batches import PackedStream
 from kilter.data.records import write_jsonl
 from kilter.errors import RecipeError, RunError
 from kilter.methods import Method
-from kilter.models import load, lora
-from kilter.models.roles import Actors, load_actors, params_of, source_of
+from kilter.models import load
+from kilter.models.roles import Actors, load_actors, params_of
+from kilter.models.views import View, save_merged, save_view
 from kilter.progress import Bar, say
 from kilter.runs import Stage, whole_folder, write_json
 from kilter.train import checkpoint
@@ -41,6 +43,7 @@ def train(stage: Stage, method: Method) -> None:
     """Run a training stage from its newest checkpoint (or the start) to its final folders."""
     config = stage.config
     actors = load_actors(method, config, stage.seed, stage.name)
+    stage.extra["actors"] = actors.origins
     streams = load_streams(stage, method, actors)
     optimizers = Optimizers(method, actors, config)
     total = method.rounds(config, streams)
@@ -171,7 +174,7 @@ class Loop:
     def run(self, interrupts: Interrupts) -> None:
         """All rounds that are left."""
         config, folder = self.stage.config, self.stage.path("checkpoints")
-        restored = checkpoint.load_newest(folder, self.actors, self.optimizers, self.method.State)
+        restored = checkpoint.load_newest(folder, self.optimizers, self.method.State)
         state = restored[0] if restored else self.method.State()
         self.step = restored[1]["step"] if restored else 0
         self.best = restored[1].get("best") if restored else None
@@ -189,6 +192,7 @@ class Loop:
                 if interrupts.asked:
                     self._checkpoint(state)
                     raise KeyboardInterrupt
+                self.actors.begin_round()
                 for batch in self.method.batches(self.actors, self.streams, state):
                     row = self._optimise(batch)
                     self.rows.append({"step": self.step, "round": state.round, **row})
@@ -223,7 +227,7 @@ class Loop:
         if "merit" in found and (self.best is None or found["merit"] > self.best["merit"]):
             self.best = {"round": state.round, "merit": found["merit"]}
             role = next(iter(params_of(self.method, self.stage.config)))
-            save_model(self.actors, role, self.stage.config, best_folder(self.stage, state.round))
+            save_actor(self.actors, role, best_folder(self.stage, state.round))
 
     def _flush(self) -> None:
         self.stage.append("metrics", self.rows)
@@ -237,7 +241,7 @@ class Loop:
         progress: dict[str, Any] = {"step": self.step, "steps_per_round": self.step / max(1, state.round)}
         progress |= {"best": self.best} if self.best else {}
         folder, keep = self.stage.path("checkpoints"), self.stage.config.keep
-        checkpoint.save(folder, self.actors, self.optimizers, state, progress, keep)
+        checkpoint.save(folder, self.optimizers, state, progress, keep)
         checkpoint.prune_best(folder)
 
     def _optimise(self, batch: Any) -> dict[str, float]:
@@ -245,7 +249,8 @@ class Loop:
         config = self.stage.config
         began = time.perf_counter()
         micros = batch.split(config.micro_tokens)
-        metrics = accumulate(self.method, self.actors, micros)
+        scale = self.optimizers.scale
+        metrics = accumulate(self.method, self.actors, micros, scale.value)
         bad = [n for n, v in metrics.items() if not math.isfinite(v)]
         if bad:
             guilty = _guilty(self.method, self.actors, batch)
@@ -253,18 +258,29 @@ class Loop:
                 f"stage {self.stage.name}, step {self.step}: {bad[0]} is {metrics[bad[0]]}{guilty}; stopped before the "
                 "step, the last checkpoint is kept. Look at those rows, or lower lr"
             )
-        for role, params in self.optimizers.by_actor.items():
-            norm = clip_gradients(params, config.clip)
+        self.optimizers.unscale()
+        norms = {role: clip_gradients(params, config.clip) for role, params in self.optimizers.by_actor.items()}
+        factor = lr_factor(self.step, self._total_steps(), config.warmup, config.schedule)
+        if config.dtype == "float16":
+            metrics |= {"skipped": float(not all(map(math.isfinite, norms.values()))), "loss_scale": scale.value}
+        if metrics.get("skipped"):
+            scale.skipped()
+        else:
+            metrics |= self._norms(norms, batch)
+            self.optimizers.step(factor)
+            scale.stepped()
+        self.optimizers.zero_grad()
+        return {**batch.metrics, **metrics, "lr": config.lr * factor, "seconds": time.perf_counter() - began}
+
+    def _norms(self, norms: dict[str, float], batch: Any) -> dict[str, float]:
+        """The gradients' norms as metrics; one that is not finite stops the run."""
+        for role, norm in norms.items():
             if not math.isfinite(norm):
                 raise RunError(
                     f"stage {self.stage.name}, step {self.step}: the gradient of {role} is {norm}{_rows_of(batch)}; "
                     "stopped before the step, the last checkpoint is kept. Lower lr, or look at those rows"
                 )
-            metrics["grad_norm" if len(self.optimizers.by_actor) == 1 else f"grad_norm_{role}"] = norm
-        factor = lr_factor(self.step, self._total_steps(), config.warmup, config.schedule)
-        self.optimizers.step(factor)
-        self.optimizers.zero_grad()
-        return {**batch.metrics, **metrics, "lr": config.lr * factor, "seconds": time.perf_counter() - began}
+        return {"grad_norm" if len(norms) == 1 else f"grad_norm_{role}": norm for role, norm in norms.items()}
 
     def _total_steps(self) -> int:
         """Optimiser steps of the whole stage, for the schedule; a method that takes several a round says how many."""
@@ -272,8 +288,11 @@ class Loop:
         return self.total * (per_round(self.stage.config) if per_round else 1)
 
 
-def accumulate(method: Method, actors: Actors, micros: list[Any]) -> dict[str, float]:
-    """Add up the gradient of Σ_terms (Σ_micro term) / (Σ_micro weight): the same however a batch is split."""
+def accumulate(method: Method, actors: Actors, micros: list[Any], scale: float = 1.0) -> dict[str, float]:
+    """Add up the gradient of Σ_terms (Σ_micro term) / (Σ_micro weight): the same however a batch is split.
+
+    The gradient comes out `scale` times as large; the metrics do not.
+    """
     whole: dict[str, float] = defaultdict(float)
     for micro in micros:
         for name, weight in method.weights(micro).items():
@@ -284,7 +303,8 @@ def accumulate(method: Method, actors: Actors, micros: list[Any]) -> dict[str, f
         found = method.loss(actors, micro)
         parts = [term / whole[name] for name, term in found.terms.items() if whole[name] > 0]
         if parts:
-            sum(parts[1:], parts[0]).backward()
+            whole_loss = sum(parts[1:], parts[0])
+            (whole_loss * scale if scale != 1.0 else whole_loss).backward()
         for name, term in found.terms.items():
             if whole[name] > 0:
                 sums[name] += float(term.detach()) / whole[name]
@@ -330,25 +350,37 @@ def headline(row: Mapping[str, float]) -> str:
 
 
 def save_final(stage: Stage, method: Method, actors: Actors, streams: Mapping[str, Any]) -> None:
-    """Write each learned actor as a plain Hugging Face folder: the first as `model`, others under their role's name."""
-    config = stage.config
+    """Write each learned actor: the first as `model`, others under their role's name.
+
+    That folder is a plain Hugging Face one, or with LoRA a PEFT folder; `merge: true` makes it a plain one again and
+    puts the adapters beside it.
+    """
     notes = method.notes(actors, streams) if hasattr(method, "notes") else {}
-    for number, role in enumerate(params_of(method, config)):
-        model = actors[role]
-        if config.lora_rank:
-            with whole_folder(stage.path("adapter" if number == 0 else f"{role}-adapter")) as folder:
-                lora.save_adapter(model, source_of(role, method, config), config.lora_rank, config.lora_alpha, folder)
-        own = notes if number == 0 else notes.get(role)
-        save_model(actors, role, config, stage.path("model" if number == 0 else role), own)
+    for number, role in enumerate(params_of(method, stage.config)):
+        said = notes.get(role, {}) if number else notes
+        name = role if number else "model"
+        save_actor(actors, role, stage.path(name), said)
+        if isinstance(actors[role], View) and stage.config.merge:
+            save_actor(actors, role, stage.path(f"{role}-adapter" if number else "adapter"), said, merge=False)
 
 
-def save_model(actors: Actors, role: str, config: Any, target: Path, notes: Mapping[str, Any] | None = None) -> None:
-    """One actor as a plain Hugging Face folder, adapters merged in, with what it says of itself in kilter.json."""
-    model = lora.merge_copy(actors[role]) if config.lora_rank else actors[role]
+def save_actor(
+    actors: Actors, role: str, target: Path, notes: Mapping[str, Any] | None = None, merge: bool | None = None
+) -> None:
+    """One actor as a folder: a whole model, or its adapters alone, with what kilter notes beside the weights."""
+    actor, tokenizer = actors[role], actors.tokenizer
+    said = dict(notes or {})
+    if not isinstance(actor, View):
+        write = partial(load.save, actor, tokenizer)
+    elif actors.config.merge if merge is None else merge:
+        write = partial(save_merged, actor, tokenizer)
+    else:
+        write = partial(save_view, actor, tokenizer)
+        said |= load.base_notes(actor.base, target)
     with whole_folder(target) as folder:
-        load.save(model, actors.tokenizer, folder)
-        if notes:
-            write_json(folder / "kilter.json", notes)
+        write(folder)
+        if said:
+            write_json(folder / "kilter.json", said)
 
 
 def best_folder(stage: Stage, round_: int) -> Path:
