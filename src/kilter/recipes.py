@@ -24,7 +24,7 @@ ROOMS = {
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""
-TOP = {"name", "about", "seed", "threads", "stages"}
+TOP = {"name", "about", "seed", "threads", "doctor", "stages"}
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
@@ -139,6 +139,8 @@ class Recipe:
     threads: int
     stages: dict[str, StagePlan]
     overrides: dict[str, Any] = field(default_factory=dict)
+    doctor: bool = True
+    """Whether each stage is examined before it trains."""
     folder: Path = Path()
     """Where the recipe's file is: paths in it may be relative to that, or to the working folder."""
 
@@ -154,6 +156,7 @@ class Recipe:
             "about": self.about,
             "seed": self.seed,
             "threads": self.threads,
+            **({} if self.doctor else {"doctor": False}),
             "stages": {n: {"method": s.spelled, **s.given} for n, s in self.stages.items()},
         }
 
@@ -194,17 +197,18 @@ def check(data: dict[str, Any], overrides: dict[str, Any], path: Path) -> Recipe
         _check_references(plan, plans, path)
     seed = config._fit_scalar(top["seed"] if top["seed"] is not None else 1, int, "seed")
     threads = config._fit_scalar(top["threads"] if top["threads"] is not None else 2, int, "threads")
+    doctor = config._fit_scalar(top["doctor"] if top["doctor"] is not None else True, bool, "doctor")
     name, about = str(top["name"]), str(top["about"] or "")
-    return Recipe(name, about, seed, threads, _ordered(plans, path), overrides, path.parent)
+    return Recipe(name, about, seed, threads, _ordered(plans, path), overrides, doctor, path.parent)
 
 
 def _override(top: dict[str, Any], stages: dict[str, Any], overrides: Mapping[str, Any], path: Path) -> None:
     for key, value in overrides.items():
         stage, _, name = key.partition(".")
-        if not name and key in ("seed", "threads"):
+        if not name and key in ("seed", "threads", "doctor"):
             top[key] = value
         elif not name:
-            raise RecipeError(f"--set {key}: give stage.field=value, or seed or threads")
+            raise RecipeError(f"--set {key}: give stage.field=value, or seed, threads or doctor")
         elif stage not in stages:
             raise RecipeError(f"--set {key}: {path} has no stage {stage!r}{nearest(stage, stages)}")
         elif isinstance(stages[stage], dict):  # anything else is refused by `_plan`

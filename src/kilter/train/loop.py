@@ -15,7 +15,7 @@ import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,12 +33,17 @@ from kilter.runs import Stage, whole_folder, write_json
 from kilter.train import checkpoint
 from kilter.train.optim import Optimizers, lr_factor
 
+Examine = Callable[[Stage, Method, Actors, Mapping[str, Any]], None]
+"""What looks at a stage's models and rows before its first step, and raises to stop it."""
 
-def train(stage: Stage, method: Method) -> None:
+
+def train(stage: Stage, method: Method, examine: Examine | None = None) -> None:
     """Run a training stage from its newest checkpoint (or the start) to its final folders."""
     config = stage.config
     actors = load_actors(method, config, stage.seed, stage.name)
     streams = load_streams(stage, method, actors)
+    if examine and not any(stage.path("checkpoints").glob("round-*")):
+        examine(stage, method, actors, streams)
     optimizers = Optimizers(method, actors, config)
     total = method.rounds(config, streams)
     loop = Loop(stage, method, actors, streams, optimizers, total)
