@@ -52,7 +52,7 @@ def _table(section: Section, out: Console) -> None:
 
 def row_text(where: str, spans: Sequence[Span], colour: bool) -> Text:
     """A row with its trained stretches set apart; a line break is shown as ⏎."""
-    text = Text(f"  {printable(where)}  ", style="dim")
+    text = Text.assemble((f"  {printable(where)}  ", "dim"))
     left = LONGEST
     for raw, trained in spans:
         part = _flat(raw)[:left]
@@ -60,7 +60,7 @@ def row_text(where: str, spans: Sequence[Span], colour: bool) -> Text:
         if not part:
             continue
         shown = part if colour or not trained else f"⟦{part}⟧"
-        text.append(shown, style=TRAINED if trained else "not dim")
+        text.append(shown, style=TRAINED if trained else "")
     if left <= 0:
         text.append("…", style="dim")
     return text

@@ -218,7 +218,7 @@ def data_findings(
     asked = first_asked(path, kind, 8 if quick else 64) if kind != "text" else []
     found = [rows.counts(path.name, len({i.where for i in items}), rejects)]
     found += attempt("rows", rows.examine, looked, kind, context)
-    found += attempt("tokens", tokens.examine, tokenizer, rows.rows_of(looked), asked, kind != "text")
+    found += attempt("tokens", tokens.examine, tokenizer, rows.rows_of(looked), asked, kind)
     return [dataclasses.replace(f, name=f"{name}: {f.name}") for f in found]
 
 

@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from kilter import pipeline, recipes
-from kilter.data import render
+from kilter.data import judgments, render
 from kilter.data import streams as data
 from kilter.doctor import numerics, reward, rows, stage, tokens
 from kilter.doctor.finding import Finding, Section, Span, attempt, worst
@@ -176,7 +177,8 @@ def kind_of(folder: Path) -> str:
     try:
         given = json.loads((adapter if adapter.is_file() else config).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{folder} has a configuration that is not JSON ({error}); take the folder anew") from error
+        what = adapter.name if adapter.is_file() else config.name
+        raise UserError(f"{folder}/{what} is not JSON ({error}); take the folder anew") from error
     names = " ".join([str(given.get("task_type", "")), *(given.get("architectures") or [])])
     if "SequenceClassification" in names or "SEQ_CLS" in names:
         return "reward"
@@ -198,7 +200,7 @@ def _checkpoint(folder: Path, shown: int) -> Section:
         found.append(Finding("chat template", "note", "there is none: conversations can't be rendered"))
     probes = _probe_rows(tokenizer, templated, load.context_of(str(folder)))
     section.rows = [(r.where, tokens.spans(tokenizer, r)) for r in probes[:shown]]
-    found += attempt("tokens", tokens.examine, tokenizer, probes, PROBES, templated)[1:]
+    found += attempt("tokens", tokens.examine, tokenizer, probes, PROBES, "demonstrations" if templated else "text")[1:]
     sequences, starts = [list(r.ids) for r in probes], [r.start for r in probes]
     if kind == "causal":
         prompts = [s[:start] for s, start in zip(sequences, starts, strict=True)]
@@ -297,7 +299,10 @@ def _data(path: Path, kind: str | None, model: str | None, shown: int) -> Sectio
     section = Section(str(path), kind)
     if model is None:
         parsed = data.read_rows(path, data.PARSERS[kind])
-        section.findings.append(rows.counts(path.name, len(parsed.good), parsed.rejects))
+        items = [_characters(record, where) for where, record in parsed.good]
+        section.findings += [rows.counts(path.name, len(parsed.good), parsed.rejects), rows.duplicates(items)]
+        if hasattr(items[0] if items else None, "pairs"):
+            section.findings += [rows.same_answers(items), rows.longer_is_chosen(items)]
         section.missing = "lengths, template and trained spans need a tokenizer: give --model FOLDER"
         asked = [(where, stage.asked_of(record)) for where, record in parsed.good[:shown]]
         section.rows = [(where, _untokenised(pairs)) for where, pairs in asked if pairs]
@@ -322,6 +327,17 @@ def _tolerant(path: Path, kind: str, tokenizer: Any, context: int) -> tuple[list
             if not keep.is_file():
                 raise
             return [], [json.loads(line) for line in keep.read_text(encoding="utf-8").splitlines()]
+
+
+def _characters(record: Any, where: str) -> Any:
+    """A parsed row with characters for tokens, as far as it can be compared without a tokenizer."""
+    asked = stage.asked_of(record)
+    if not hasattr(record, "tiers") or not asked:
+        return SimpleNamespace(ids=str(record), where=where)
+    prompt = record.prompt.text
+    sequences = [f"{prompt}\n{c.answer}" for c in record.candidates]
+    starts, pairs = [len(prompt) + 1] * len(sequences), judgments.pairs(record.tiers)
+    return SimpleNamespace(sequences=sequences, starts=starts, pairs=pairs, where=where)
 
 
 def _untokenised(pairs: Sequence[Asked]) -> list[Span]:
