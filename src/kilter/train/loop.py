@@ -174,6 +174,7 @@ class Loop:
         if interrupts.asked:
             self._checkpoint(state)
             raise KeyboardInterrupt
+        refuse_broken(self.stage, self.optimizers, self.step)
         self._flush()
 
     def _flush(self) -> None:
@@ -183,6 +184,7 @@ class Loop:
         self.stage.note_time()
 
     def _checkpoint(self, state: Any) -> None:
+        refuse_broken(self.stage, self.optimizers, self.step)
         self._flush()
         progress = {"step": self.step, "steps_per_round": self.step / max(1, state.round)}
         folder, keep = self.stage.path("checkpoints"), self.stage.config.keep
@@ -242,6 +244,16 @@ def accumulate(method: Method, actors: Actors, micros: list[Any]) -> dict[str, f
     losses = {n: v for n, v in sums.items() if not n.startswith("/")}
     metrics = {n: sums[f"/{n}"] / w for n, w in counts.items() if w > 0}
     return {"loss": sum(losses.values()), **losses, **metrics}
+
+
+def refuse_broken(stage: Stage, optimizers: Optimizers, step: int) -> None:
+    """Nothing is kept of a step that left a weight NaN or infinite; the loss would tell only at the next one."""
+    for role, params in optimizers.by_actor.items():
+        if not all(bool(torch.isfinite(p).all()) for p in params):
+            raise RunError(
+                f"stage {stage.name}: the step before step {step} left weights of {role} that are NaN or infinite; "
+                "nothing of it is written, the last checkpoint is kept. Lower lr"
+            )
 
 
 def clip_gradients(params: list[torch.nn.Parameter], limit: float) -> float:
