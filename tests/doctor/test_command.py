@@ -327,27 +327,23 @@ def test_a_failure_stops_the_run_unless_told_not_to_look(
     recipe: Recipe,
     world: Path,
     tmp_path: Path,
-    make_model: Callable[..., Any],
-    tokenizer: Any,
+    write_rows: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model = make_model("llama", tie_word_embeddings=False)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[200] = torch.inf  # a token that no row has
-    load.save(model, tokenizer, tmp_path / "base")
-    sft = {"model": str(tmp_path / "base"), "data": "demos.jsonl", "row_tokens": 48, "steps": 1}
-    path, where = recipe({"sft": sft}), ["--runs", str(tmp_path / "runs")]
-    with pytest.raises(RunError, match="stage sft is stopped before its first step: policy: finite weights"):
+    same = [{"prompt": "tom", "chosen": "tea", "rejected": "tea"}] * 8
+    dpo = {"model": "llama", "data": str(write_rows(tmp_path / "same.jsonl", same)), "steps": 1}
+    path, where = recipe({"dpo": dpo}), ["--runs", str(tmp_path / "runs")]
+    with pytest.raises(RunError, match="stage dpo is stopped before its first step: data: pairs: 8 of 8 pairs"):
         pipeline.run(str(path), runs_dir=tmp_path / "runs")
-    assert not (tmp_path / "runs" / "small" / "sft" / "metrics.jsonl").exists()
+    assert not (tmp_path / "runs" / "small" / "dpo" / "metrics.jsonl").exists()
     assert cli.main(["run", str(path), *where]) == 1, "it is examined again until it passes"
     assert "--no-doctor" in capsys.readouterr().err
     assert cli.main(["run", str(path), *where, "--no-doctor"]) == 0
-    silent = pipeline.run(str(recipe({"sft": sft}, doctor=False)), runs_dir=tmp_path / "silent").folder
-    assert not (silent / "sft" / "doctor.json").exists()
-    argv = f"train sft --model {tmp_path}/base --data {world}/demos.jsonl --out {tmp_path}/one --steps 1 --threads 1"
-    assert cli.main([*argv.split(), "--row-tokens", "48"]) == 1
-    assert cli.main([*argv.split(), "--row-tokens", "48", "--no-doctor"]) == 0
+    silent = pipeline.run(str(recipe({"dpo": dpo}, doctor=False)), runs_dir=tmp_path / "silent").folder
+    assert not (silent / "dpo" / "doctor.json").exists()
+    argv = f"train dpo --model {world}/llama --data {tmp_path}/same.jsonl --out {tmp_path}/one --steps 1 --threads 1"
+    assert cli.main(argv.split()) == 1
+    assert cli.main([*argv.split(), "--no-doctor"]) == 0
 
 
 def test_warnings_are_told_and_the_run_goes_on(

@@ -36,7 +36,8 @@ def rounding(model: Any) -> tuple[float, float]:
 
 def gap_of(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """The largest difference; NaN counts as infinite."""
-    gaps = [float((f.double() - w.double()).abs().max()) for f, w in zip(found, wanted, strict=True) if len(w)]
+    pairs = [(f.cpu().double(), w.cpu().double()) for f, w in zip(found, wanted, strict=True) if len(w)]
+    gaps = [float((f - w).abs().max()) for f, w in pairs]
     return max((g if g == g else float("inf") for g in gaps), default=0.0)
 
 

@@ -72,7 +72,7 @@ def _gradient(method: Method, actors: Actors, micros: list[Any]) -> Tensor:
         for p in sorted(params, key=lambda p: p.numel()):
             if chosen and taken + p.numel() > GRADIENTS:
                 break
-            chosen.append((torch.zeros_like(p) if p.grad is None else p.grad).detach().double().flatten().cpu())
+            chosen.append((torch.zeros_like(p) if p.grad is None else p.grad).detach().cpu().double().flatten())
             taken += p.numel()
         return torch.cat(chosen)
     finally:
