@@ -25,7 +25,7 @@ from kilter.doctor.tokens import Asked
 from kilter.errors import RunError
 from kilter.methods import Method
 from kilter.models.load import context_of
-from kilter.models.logprobs import answer_logps, scores
+from kilter.models.logprobs import answer_logps, scores, token_values
 from kilter.models.roles import Actors
 from kilter.models.sample import Sampling, sample
 from kilter.runs import Stage, write_json
@@ -33,7 +33,7 @@ from kilter.train.loop import accumulate
 from kilter.train.optim import Optimizers
 
 REPORT = "doctor.json"
-QUICK, LEISURE = 4, 16
+QUICK, LEISURE = 4, 8
 """Rows that go through a model, before training and from the command line."""
 WIDTH = 256
 """A longer row goes through a model as its first tokens only."""
@@ -80,12 +80,12 @@ def _gradient(method: Method, actors: Actors, micros: list[Any]) -> Tensor:
 
 
 def any_split(method: Method, actors: Actors, streams: Mapping[str, Any]) -> Finding:
-    """The gradient of a batch is the same whole and in the smallest micro-batches."""
+    """The gradient of a batch is the same in the micro-batches that training will use and in the smallest ones."""
     small = _smaller(actors)
     batch = next(iter(method.batches(small, streams, method.State())))
-    whole, parts = batch.split(10**12), batch.split(1)
-    if len(parts) < 2:
-        return Finding("any micro-batch", "note", "the batch can't be split further")
+    whole, parts = batch.split(small.config.micro_tokens), batch.split(1)
+    if len(parts) <= len(whole):
+        return Finding("any micro-batch", "note", f"{len(whole)} micro-batches can't be split further")
     first, again = _gradient(method, small, whole), _gradient(method, small, parts)
     size = float(first.norm())
     if size == 0.0 and float(again.norm()) == 0.0:
@@ -143,13 +143,13 @@ def frozen_stand_still(
     frozen = [r for r in method.NEEDS if r not in method.PARAMS and getattr(actors, r, None) is not None]
 
     def outputs() -> dict[str, list[Tensor]]:
+        says = {
+            "reward": lambda model: list(scores(model, sequences)),
+            "value": lambda model: token_values(model, sequences, starts),
+            "causal": lambda model: answer_logps(model, sequences, starts)[0],
+        }
         with torch.no_grad():
-            return {
-                r: list(scores(actors[r], sequences))
-                if method.NEEDS[r] == "reward"
-                else answer_logps(actors[r], sequences, starts)[0]
-                for r in frozen
-            }
+            return {r: says[method.NEEDS[r]](actors[r]) for r in frozen}
 
     before, moved = outputs(), set()
     for role in method.PARAMS:

@@ -146,10 +146,14 @@ class Loop:
     rows: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     shown: dict[str, float] = field(default_factory=dict)
+    broken: set[torch.nn.Parameter] = field(default_factory=set)
+    """Tensors that are not finite from the start, where somebody trains regardless."""
 
     def run(self, interrupts: Interrupts) -> None:
         """All rounds that are left."""
         config, folder = self.stage.config, self.stage.path("checkpoints")
+        learning = [p for params in self.optimizers.by_actor.values() for p in params]
+        self.broken = {p for p in learning if not bool(torch.isfinite(p).all())}
         restored = checkpoint.load_newest(folder, self.actors, self.optimizers, self.method.State)
         state = restored[0] if restored else self.method.State()
         self.step = restored[1]["step"] if restored else 0
@@ -174,8 +178,17 @@ class Loop:
         if interrupts.asked:
             self._checkpoint(state)
             raise KeyboardInterrupt
-        refuse_broken(self.stage, self.optimizers, self.step)
+        self._refuse_broken()
         self._flush()
+
+    def _refuse_broken(self) -> None:
+        """Nothing is kept of a step that left a weight NaN or infinite; the loss would tell only at the next one."""
+        for role, params in self.optimizers.by_actor.items():
+            if not all(bool(torch.isfinite(p).all()) for p in params if p not in self.broken):
+                raise RunError(
+                    f"stage {self.stage.name}: the step before step {self.step} left weights of {role} that are NaN or "
+                    "infinite; nothing of it is written, the last checkpoint is kept. Lower lr"
+                )
 
     def _flush(self) -> None:
         self.stage.append("metrics", self.rows)
@@ -184,7 +197,7 @@ class Loop:
         self.stage.note_time()
 
     def _checkpoint(self, state: Any) -> None:
-        refuse_broken(self.stage, self.optimizers, self.step)
+        self._refuse_broken()
         self._flush()
         progress = {"step": self.step, "steps_per_round": self.step / max(1, state.round)}
         folder, keep = self.stage.path("checkpoints"), self.stage.config.keep
@@ -244,16 +257,6 @@ def accumulate(method: Method, actors: Actors, micros: list[Any]) -> dict[str, f
     losses = {n: v for n, v in sums.items() if not n.startswith("/")}
     metrics = {n: sums[f"/{n}"] / w for n, w in counts.items() if w > 0}
     return {"loss": sum(losses.values()), **losses, **metrics}
-
-
-def refuse_broken(stage: Stage, optimizers: Optimizers, step: int) -> None:
-    """Nothing is kept of a step that left a weight NaN or infinite; the loss would tell only at the next one."""
-    for role, params in optimizers.by_actor.items():
-        if not all(bool(torch.isfinite(p).all()) for p in params):
-            raise RunError(
-                f"stage {stage.name}: the step before step {step} left weights of {role} that are NaN or infinite; "
-                "nothing of it is written, the last checkpoint is kept. Lower lr"
-            )
 
 
 def clip_gradients(params: list[torch.nn.Parameter], limit: float) -> float:
