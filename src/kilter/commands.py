@@ -64,7 +64,7 @@ def run_arguments(parser: Arguments) -> None:
         action="append",
         default=[],
         dest="settings",
-        help="change one field of one stage, or `seed`, `threads` or `doctor`; may be given again",
+        help="change one field of one stage, or `seed` or `threads`; may be given again",
     )
     parser.add_argument("--from", metavar="STAGE", dest="from_stage", help="do this stage and all after it anew")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")

@@ -205,10 +205,10 @@ def check(data: dict[str, Any], overrides: dict[str, Any], path: Path) -> Recipe
 def _override(top: dict[str, Any], stages: dict[str, Any], overrides: Mapping[str, Any], path: Path) -> None:
     for key, value in overrides.items():
         stage, _, name = key.partition(".")
-        if not name and key in ("seed", "threads", "doctor"):
+        if not name and key in ("seed", "threads"):
             top[key] = value
         elif not name:
-            raise RecipeError(f"--set {key}: give stage.field=value, or seed, threads or doctor")
+            raise RecipeError(f"--set {key}: give stage.field=value, or seed or threads")
         elif stage not in stages:
             raise RecipeError(f"--set {key}: {path} has no stage {stage!r}{nearest(stage, stages)}")
         elif isinstance(stages[stage], dict):  # anything else is refused by `_plan`
