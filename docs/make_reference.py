@@ -43,6 +43,7 @@ A YAML file with these keys; an unknown one is refused, and the nearest right on
 | `about` | one line for `kilter recipes` |
 | `seed` | every draw follows from it (default: 1) |
 | `threads` | CPU threads; a run is bit-identical for the same number only (default: 2) |
+| `doctor` | whether each stage is examined before it trains (default: true) |
 | `stages` | `stage: {method: ..., field: value, ...}`; the method defaults to the stage's name |
 
 A method is one of the names below, or a file of your own (`method: ./mine.py`). A field that names an input takes a

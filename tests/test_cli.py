@@ -39,6 +39,7 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
         ["run", "--help"],
         ["train", "--help"],
         ["recipes"],
+        ["doctor", "--help"],
         *(["train", m, "--help"] for m in METHODS),
     ],
     ids=" ".join,

@@ -310,6 +310,8 @@ def test_bad_rows_below_the_limit_are_kept_with_reasons_and_counted(
 def test_equal_scores_of_a_reward_model_stop_ppo_in_its_first_round(recipe: Recipe, tmp_path: Path) -> None:
     ppo = {"model": "llama", "reward": "llama", "data": "prompts.jsonl", "batch": 8, "steps": 2, "max_new": 8}
     with pytest.raises(RunError, match=r"every answer of the first round got the same score .*trained reward model"):
+        go(recipe({"ppo": ppo}, doctor=False), tmp_path / "runs")
+    with pytest.raises(RunError, match=r"stopped before its first step: reward: head: .*all zero"):
         go(recipe({"ppo": ppo}), tmp_path / "runs")
 
 
@@ -343,7 +345,9 @@ def test_a_nan_loss_stops_before_the_step_and_names_its_row(
     data = write_rows(tmp_path / "mine.jsonl", rows)
     fields: dict[str, Any] = {"model": str(base), "data": str(data), "epochs": 1, "batch": 4, "checkpoint_every": 1}
     fields |= {"row_tokens": 16, "batch": 1} if method == "sft" else {}
-    path = recipe({method: fields})
+    with pytest.raises(RunError, match=r"finite weights: 1 of 21 .*embed_tokens\.weight"):  # the doctor sees it first
+        go(recipe({method: fields}), tmp_path / "runs", name="examined")
+    path = recipe({method: fields}, doctor=False)
     with pytest.raises(
         RunError, match=r"step \d+: .* is nan on rows .*; stopped before the step, the last checkpoint"
     ) as caught:

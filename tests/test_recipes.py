@@ -89,6 +89,16 @@ def test_an_unknown_top_field_is_refused(check: Any) -> None:
         check({"sft": SFT}, seed="one")
 
 
+def test_the_doctor_is_sent_away_by_one_field(check: Any) -> None:
+    assert check({"sft": SFT}).doctor
+    assert "doctor" not in check({"sft": SFT}).plain()
+    plan = check({"sft": SFT}, doctor=False)
+    assert not plan.doctor
+    assert plan.plain()["doctor"] is False
+    with pytest.raises(RecipeError, match="doctor is 'never'"):
+        check({"sft": SFT}, doctor="never")
+
+
 def test_overrides_reach_fields_and_are_checked_alike(check: Any) -> None:
     plan = check({"sft": SFT}, {"sft.steps": 7, "seed": 4, "threads": 1})
     assert plan.stages["sft"].given["steps"] == 7

@@ -69,6 +69,16 @@ VERBS: dict[str, Verb] = {
             "kilter run sandbox --seeds 1,2,3",
         ),
     ),
+    "doctor": Verb(
+        "examine a recipe, a checkpoint or rows before paying for training",
+        commands.doctor_arguments,
+        commands.doctor,
+        (
+            "kilter doctor recipe.yaml",
+            "kilter doctor runs/sandbox/reward/model",
+            "kilter doctor demos.jsonl --model ./my-model --rows 5",
+        ),
+    ),
     "recipes": Verb("list the recipes that ship with kilter", commands.recipes_arguments, commands.list_recipes),
     "init": Verb(
         "write a shipped recipe into this folder, to edit",

@@ -68,6 +68,7 @@ def run_arguments(parser: Arguments) -> None:
     )
     parser.add_argument("--from", metavar="STAGE", dest="from_stage", help="do this stage and all after it anew")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    parser.add_argument("--no-doctor", action="store_true", help="train without the checks before each stage")
     parser.add_argument(
         "--name", metavar="NAME", help="name of the run directory (default: the recipe's name and its changes)"
     )
@@ -79,7 +80,7 @@ def run_arguments(parser: Arguments) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run a recipe once, or once for each seed."""
     settings = parse_settings(args.settings)
-    where = {"runs_dir": args.runs, "from_stage": args.from_stage, "until": args.until}
+    where = {"runs_dir": args.runs, "from_stage": args.from_stage, "until": args.until, "doctor": not args.no_doctor}
     if not args.seeds:
         run_once(args.recipe, set=settings, name=args.name, **where)
         return
@@ -216,6 +217,7 @@ def train(argv: list[str], parser_class: Any) -> None:
     fields = fill_parser(parser, method, source)
     args = vars(parser.parse_all(normal_flags(argv[1:])))
     given = {f.name: _field_value(f.type, args[f.name]) for f in fields if args.get(f.name) is not None}
+    given |= {"doctor": False} if args["no_doctor"] else {}
     from kilter import pipeline
 
     done = pipeline.train_one(method, out=args["out"], seed=args["seed"], threads=args["threads"], **given)
@@ -228,6 +230,54 @@ def _field_value(annotation: str, text: str) -> Any:
     if annotation in ("str", "str | None") or annotation.startswith("Literal"):
         return text
     return text if annotation.startswith("str |") and not text.lstrip().startswith("{") else parse_value(text)
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+def doctor_arguments(parser: Arguments) -> None:
+    parser.add_argument(
+        "target", metavar="TARGET", help="a recipe (or a run's folder), a model's folder, or a JSONL file of rows"
+    )
+    parser.add_argument("--kind", metavar="KIND", help="what the rows are (default: seen from them)")
+    parser.add_argument(
+        "--model", "--tokenizer", metavar="FOLDER", dest="model", help="the model that the rows are for"
+    )
+    parser.add_argument("--rows", metavar="N", type=int, default=3, help="rows to show of each stage (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--runs", metavar="DIR", default="runs", help="where a recipe's runs live (default: runs)")
+    parser.add_argument("--name", metavar="NAME", help="the run directory of a recipe (as for kilter run)")
+    parser.add_argument(
+        "--set", metavar="STAGE.FIELD=VALUE", action="append", default=[], dest="settings", help="as for kilter run"
+    )
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """Examine a recipe, a checkpoint or rows; exit code 1 when something fails."""
+    if args.rows < 0:
+        raise UserError(f"--rows is {args.rows}, but must not be below 0")
+    settings = parse_settings(args.settings)
+    from kilter.doctor.show import show
+    from kilter.doctor.targets import examine
+    from kilter.terminal import console
+
+    found = examine(
+        args.target,
+        kind=args.kind,
+        model=args.model,
+        shown=args.rows,
+        runs_dir=args.runs,
+        name=args.name,
+        settings=settings,
+    )
+    if args.json:
+        import json
+
+        print(json.dumps(found.plain(), indent=1, ensure_ascii=False))
+    else:
+        show(found, console())
+    if found.plain()["worst"] == "fail":
+        raise SystemExit(1)
 
 
 # --- chat and sandbox -------------------------------------------------------------------------------------------------

@@ -81,6 +81,9 @@ def fill_parser(parser: argparse.ArgumentParser, method: str, source: Path) -> l
     )
     common.add_argument("--seed", metavar="N", type=int, default=1, help="seed of every draw (default: 1)")
     common.add_argument(
+        "--no-doctor", "--no_doctor", action="store_true", help="train without the checks before the first step"
+    )
+    common.add_argument(
         "--threads",
         metavar="N",
         type=int,

@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,14 @@ def run(
     name: str | None = None,
     from_stage: str | None = None,
     until: str | None = None,
+    doctor: bool = True,
 ) -> Run:
-    """Run a recipe (a file, or the name of a shipped one) and return its run."""
+    """Run a recipe (a file, or the name of a shipped one) and return its run.
+
+    Each stage is examined before it trains (`kilter.doctor`), unless `doctor` or the recipe's own field is false.
+    """
     plan = recipes.load(recipe, set)
+    plan = plan if doctor else replace(plan, doctor=False)
     for stage in (from_stage, until):
         if stage is not None and stage not in plan.stages:
             raise RecipeError(f"{plan.name} has no stage {stage!r}{nearest(stage, plan.stages)}")
@@ -83,6 +88,7 @@ def train_one(
     out: str | os.PathLike[str],
     seed: int = 1,
     threads: int = 2,
+    doctor: bool = True,
     **fields: Any,
 ) -> Run:
     """One training stage on the user's own files; `out` becomes a run directory of that one stage.
@@ -96,7 +102,7 @@ def train_one(
     reads = recipes.reads_of(recipes.find_source(method))
     given |= {k: _absolute(v) for k, v in given.items() if k in reads and v not in recipes.WORDS.get(k, ())}
     folder = Path(out).expanduser().absolute()
-    recipe = {"name": folder.name, "seed": seed, "threads": threads, "stages": {name: given}}
+    recipe = {"name": folder.name, "seed": seed, "threads": threads, "doctor": doctor, "stages": {name: given}}
     plan = recipes.check(recipe, {}, Path("kilter train"))
     if not plan.stages[name].trains:
         known = recipes.methods()
@@ -226,22 +232,32 @@ def _run_stage(plan: Recipe, stage: StagePlan, folder: Path, label: str, forced:
     at_work = runs.Stage(stage.name, target, resolved, plan.seed, label, record, spent_before=_spent(target))
     reset_peak_memory()
     try:
-        execute(stage, at_work)
+        execute(stage, at_work, plan.doctor)
     finally:
         with contextlib.suppress(OSError):  # on a full disk the time is the least loss
             at_work.note_time()
     at_work.finish(peak_memory_mb())
 
 
-def execute(stage: StagePlan, at_work: runs.Stage) -> None:
+def execute(stage: StagePlan, at_work: runs.Stage, doctor: bool = True) -> None:
     """Hand a stage to the loop, or to its own room."""
     module = load_module(stage.source)
     if stage.trains:
         from kilter.train.loop import train
 
-        train(at_work, module)
+        train(at_work, module, _examine if doctor else None)
     else:
         module.run(at_work)
+
+
+def _examine(at_work: runs.Stage, method: Any, actors: Any, streams: Mapping[str, Any]) -> None:
+    """Let the doctor look at a stage once, and tell the person at the terminal what it warns of."""
+    from kilter.doctor import stage as doctor
+
+    if doctor.passed(at_work):
+        return
+    for line in doctor.summary(doctor.before(at_work, method, actors, streams)):
+        say(f"{at_work.label}: {line}")
 
 
 def load_module(source: Path) -> Any:

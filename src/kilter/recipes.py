@@ -27,7 +27,7 @@ ROOMS = {
 """Stages that are not training methods, by the word a recipe calls them."""
 WORDS = {"value": ("policy",)}
 """Texts in a field that names an input which stand for no input of their own."""
-TOP = {"name", "about", "seed", "threads", "stages"}
+TOP = {"name", "about", "seed", "threads", "doctor", "stages"}
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
@@ -145,6 +145,8 @@ class Recipe:
     threads: int
     stages: dict[str, StagePlan]
     overrides: dict[str, Any] = field(default_factory=dict)
+    doctor: bool = True
+    """Whether each stage is examined before it trains."""
     folder: Path = Path()
     """Where the recipe's file is: paths in it may be relative to that, or to the working folder."""
 
@@ -161,6 +163,7 @@ class Recipe:
             "about": self.about,
             "seed": self.seed,
             "threads": self.threads,
+            **({} if self.doctor else {"doctor": False}),
             "stages": {n: {"method": s.spelled, **s.given} for n, s in self.stages.items()},
         }
 
@@ -201,8 +204,9 @@ def check(data: dict[str, Any], overrides: dict[str, Any], path: Path) -> Recipe
         _check_references(plan, plans, path)
     seed = config._fit_scalar(top["seed"] if top["seed"] is not None else 1, int, "seed")
     threads = config._fit_scalar(top["threads"] if top["threads"] is not None else 2, int, "threads")
+    doctor = config._fit_scalar(top["doctor"] if top["doctor"] is not None else True, bool, "doctor")
     name, about = str(top["name"]), str(top["about"] or "")
-    return Recipe(name, about, seed, threads, _ordered(plans, path), overrides, path.parent)
+    return Recipe(name, about, seed, threads, _ordered(plans, path), overrides, doctor, path.parent)
 
 
 def _override(top: dict[str, Any], stages: dict[str, Any], overrides: Mapping[str, Any], path: Path) -> None:

@@ -3,6 +3,7 @@
 runs/<name>/
   LOCK  recipe.yaml  run.json          the resolved recipe; versions, threads, machine
   <stage>/  stage.json                 the stage's configuration, inputs' hashes and key
+            doctor.json                what was found before the first step
             metrics.jsonl samples.jsonl checkpoints/  outputs...
             DONE                       the key, the outputs' hashes, seconds and peak memory
   .superseded/<stage>-<n>/             what an edited recipe replaced; never overwritten
@@ -32,7 +33,7 @@ from kilter.errors import RunError, UserError
 DONE = "DONE"
 SPENT = ".spent"
 """How long the attempts at a stage took so far."""
-NOT_OUTPUT = {DONE, "stage.json", "metrics.jsonl", "rejects.jsonl", "checkpoints", SPENT}
+NOT_OUTPUT = {DONE, "stage.json", "doctor.json", "metrics.jsonl", "rejects.jsonl", "checkpoints", SPENT}
 """What a stage keeps for people and for itself; everything else in its folder is its output."""
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kilter import runs
 from kilter.errors import RunError
 from kilter.runs import require_space, sync_folder, sync_folder_entry, write_json
 from kilter.train.optim import LossScale, Optimizers
@@ -26,7 +27,7 @@ def save(folder: Path, optimizers: Optimizers, state: Any, progress: dict[str, A
     """Write checkpoint `round-<n>` and drop all but the newest `keep`."""
     tensors = {f"weight|{n}": p.detach().contiguous() for n, p in optimizers.weights().items()}
     tensors |= {f"optim|{n}": t.detach().contiguous() for n, t in optimizers.state().items()}
-    kept = {"scale": dataclasses.asdict(optimizers.scale)}
+    kept: dict[str, Any] = {"scale": dataclasses.asdict(optimizers.scale)}
     folder.mkdir(parents=True, exist_ok=True)
     needed = int(1.1 * sum(t.numel() * t.element_size() for t in tensors.values())) + 1_000_000
     require_space(folder, needed, "a checkpoint")
@@ -36,6 +37,8 @@ def save(folder: Path, optimizers: Optimizers, state: Any, progress: dict[str, A
     partial.mkdir()
     try:
         save_file(_unshared(tensors), partial / "tensors.safetensors")
+        kept["tensors"] = sorted(tensors)
+        kept["sha256"] = runs.hash_path(partial / "tensors.safetensors")
         write_json(partial / "state.json", {"state": dataclasses.asdict(state), **kept, **progress})
         sync_folder(partial)
     except BaseException:
@@ -69,8 +72,11 @@ def load_newest(folder: Path, optimizers: Optimizers, state_type: type[Any]) -> 
         try:
             saved = json.loads((newest / "state.json").read_text(encoding="utf-8"))
             tensors = load_file(newest / "tensors.safetensors")
+            names, digest = saved.pop("tensors"), saved.pop("sha256")
+            if names == sorted(tensors) and digest != runs.hash_path(newest / "tensors.safetensors"):
+                raise ValueError("its tensors are not the ones that were written")
             break
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             problem = f"checkpoint {newest} can't be read ({error})"
             if newest == found[-1]:
                 raise RunError(f"{problem}; delete {folder} to begin this stage anew") from error
@@ -79,6 +85,9 @@ def load_newest(folder: Path, optimizers: Optimizers, state_type: type[Any]) -> 
     learning = {n: p.shape for n, p in optimizers.weights().items()}
     if {n: t.shape for n, t in weights.items()} != learning:
         raise RunError(f"checkpoint {newest} holds other weights than this stage trains; delete it to begin anew")
+    lost = [n for n in names if n not in tensors]
+    if lost:
+        raise RunError(f"checkpoint {newest} lacks the optimiser's {lost[0]}; delete it to begin anew")
     optimizers.load_weights(weights)
     optimizers.load_state({n.removeprefix("optim|"): t for n, t in tensors.items() if n.startswith("optim|")})
     optimizers.scale = LossScale(**saved.pop("scale"))

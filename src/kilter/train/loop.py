@@ -17,7 +17,7 @@ import shutil
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,13 +38,18 @@ from kilter.runs import Stage, whole_folder, write_json
 from kilter.train import checkpoint
 from kilter.train.optim import Optimizers, lr_factor
 
+Examine = Callable[[Stage, Method, Actors, Mapping[str, Any]], None]
+"""What looks at a stage's models and rows before its first step, and raises to stop it."""
 
-def train(stage: Stage, method: Method) -> None:
+
+def train(stage: Stage, method: Method, examine: Examine | None = None) -> None:
     """Run a training stage from its newest checkpoint (or the start) to its final folders."""
     config = stage.config
     actors = load_actors(method, config, stage.seed, stage.name)
     stage.extra["actors"] = actors.origins
     streams = load_streams(stage, method, actors)
+    if examine and not any(stage.path("checkpoints").glob("round-*")):
+        examine(stage, method, actors, streams)
     optimizers = Optimizers(method, actors, config)
     total = method.rounds(config, streams)
     loop = Loop(stage, method, actors, streams, optimizers, total)
@@ -170,10 +175,14 @@ class Loop:
     shown: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] | None = None
     """Round and merit of the best evaluation so far."""
+    broken: set[torch.nn.Parameter] = field(default_factory=set)
+    """Tensors that are not finite from the start, where somebody trains regardless."""
 
     def run(self, interrupts: Interrupts) -> None:
         """All rounds that are left."""
         config, folder = self.stage.config, self.stage.path("checkpoints")
+        learning = [p for params in self.optimizers.by_actor.values() for p in params]
+        self.broken = {p for p in learning if not bool(torch.isfinite(p).all())}
         restored = checkpoint.load_newest(folder, self.optimizers, self.method.State)
         state = restored[0] if restored else self.method.State()
         self.step = restored[1]["step"] if restored else 0
@@ -205,6 +214,7 @@ class Loop:
         if interrupts.asked:
             self._checkpoint(state)
             raise KeyboardInterrupt
+        self._refuse_broken()
         self._flush()
 
     def _evaluate(self, state: Any) -> None:
@@ -225,9 +235,19 @@ class Loop:
             )
         self.evals.append({"step": self.step, "round": state.round, **found})
         if "merit" in found and (self.best is None or found["merit"] > self.best["merit"]):
+            self._refuse_broken()
             self.best = {"round": state.round, "merit": found["merit"]}
             role = next(iter(params_of(self.method, self.stage.config)))
             save_actor(self.actors, role, best_folder(self.stage, state.round))
+
+    def _refuse_broken(self) -> None:
+        """Nothing is kept of a step that left a weight NaN or infinite; the loss would tell only at the next one."""
+        for role, params in self.optimizers.by_actor.items():
+            if not all(bool(torch.isfinite(p).all()) for p in params if p not in self.broken):
+                raise RunError(
+                    f"stage {self.stage.name}: the step before step {self.step} left weights of {role} that are NaN or "
+                    "infinite; nothing of it is written, the last checkpoint is kept. Lower lr"
+                )
 
     def _flush(self) -> None:
         self.stage.append("metrics", self.rows)
@@ -237,6 +257,7 @@ class Loop:
         self.stage.note_time()
 
     def _checkpoint(self, state: Any) -> None:
+        self._refuse_broken()
         self._flush()
         progress: dict[str, Any] = {"step": self.step, "steps_per_round": self.step / max(1, state.round)}
         progress |= {"best": self.best} if self.best else {}
