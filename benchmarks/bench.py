@@ -95,13 +95,14 @@ class Bench:
         """All repeats of a case, the sides in turn."""
         for repeat in range(1 if quick else case.repeats):
             for side, setting in turns(case, quick, first=repeat == 0):
-                self.measure(case, side, setting, repeat)
+                if not self.measure(case, side, setting, repeat):
+                    return
 
-    def measure(self, case: Case, side: str, setting: str, repeat: int) -> None:
-        """One measurement, unless it is there; one that fails says why, is not kept, and leaves the rest to go on."""
+    def measure(self, case: Case, side: str, setting: str, repeat: int) -> bool:
+        """One measurement, unless it is there; one that fails says why and is not kept. False: leave the case."""
         key, label = self.key(case, side, setting, repeat), f"{case.name}, {side} {setting}".rstrip()
         if key in self.store.found:
-            return
+            return True
         print(f"{label}, repeat {repeat + 1}: ", end="", flush=True)
         began = time.monotonic()
         spec = case.spec(side, setting, repeat)
@@ -110,17 +111,18 @@ class Bench:
             theirs = self.store.found.get(self.key(case, "rival", setting.removeprefix("replay "), repeat))
             if theirs is None:
                 print("no rollouts of the rival's to replay")
-                return
+                return True
             spec["first"], module = theirs["first"], "ours.replay"
         result = self.process(module, spec, self.pythons[matrix.venv_of(side, case)])
         if "failed" in result:
             print(f"failed: {result['failed']}")
-            return
+            return True
         if "skipped" in result:
             print(f"skipped: {result['skipped']}")
-            return
+            return False
         self.store.add(key, f"{label}, repeat {repeat + 1}", result)
         print(f"{time.monotonic() - began:.0f} s")
+        return True
 
     def process(self, module: str, spec: dict[str, Any], python: Path) -> dict[str, Any]:
         """Run a runner in a process and folder of its own, on one core, off line; its result, or why there is none."""

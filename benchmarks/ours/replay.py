@@ -60,7 +60,7 @@ def replay(spec: dict[str, Any], method: Any, theirs: dict[str, Any], folder: Pa
     back = sorted(range(len(order)), key=lambda i: order[i])  # a rollout lies longest first
     if spec["method"] == "ppo":
         return ppo_numbers(first, steps, back, config.value_coef)
-    return {"advantages": first.advantages_BR[back][:, 0].tolist(), "gradient": gradient}
+    return {"advantages": first.columns["advantages"][back][:, 0].tolist(), "gradient": gradient}
 
 
 def draw_instead(actors: Any, prompts: list[list[int]], responses: list[list[int]]) -> None:

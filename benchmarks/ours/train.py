@@ -13,7 +13,6 @@ from typing import Any
 from measure import Clock, memory, read_rows, read_spec, write_result
 
 METHODS = {"sft": "sft", "reward": "reward", "dpo": "dpo", "grpo": "grpo", "rloo": "grpo", "ppo": "ppo"}
-RATE = 1e-4
 
 
 def main() -> None:
@@ -73,7 +72,7 @@ def settings(spec: dict[str, Any], method: Any) -> dict[str, Any]:
         "data": spec["rows"],
         "steps": spec["steps"],
         "batch": spec["batch"],
-        "lr": RATE,
+        "lr": spec["rate"],
         "schedule": "constant",
         "warmup": 0,
         "weight_decay": 0.0,
@@ -85,7 +84,7 @@ def settings(spec: dict[str, Any], method: Any) -> dict[str, Any]:
     if spec["method"] in ("ppo", "grpo", "rloo"):
         given["reward"] = spec["reward"]
     if spec["method"] == "ppo":
-        given["value"] = spec["value"]
+        given |= {"value": spec["value"], "value_lr": spec["rate"]}
     return given
 
 

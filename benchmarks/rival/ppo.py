@@ -11,7 +11,6 @@ from typing import Any
 
 from measure import Clock, memory, read_rows, read_spec, write_result
 
-RATE = 1e-4
 EPOCHS = 4
 
 
@@ -73,7 +72,7 @@ def settings(spec: dict[str, Any]) -> dict[str, Any]:
         "response_length": 32,
         "temperature": 1.0,
         "num_sample_generations": 0,
-        "learning_rate": RATE,
+        "learning_rate": spec["rate"],
         "lr_scheduler_type": "constant",
         "adam_beta2": 0.95,
         "weight_decay": 0.0,

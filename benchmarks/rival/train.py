@@ -9,7 +9,6 @@ from typing import Any
 
 from measure import Clock, memory, read_rows, read_spec, write_result
 
-RATE = 1e-4
 END = "<|end|>"
 
 
@@ -112,7 +111,7 @@ def settings(spec: dict[str, Any]) -> dict[str, Any]:
         "use_cpu": True,
         "max_steps": spec["steps"],
         "per_device_train_batch_size": spec["rival_batch"],
-        "learning_rate": RATE,
+        "learning_rate": spec["rate"],
         "lr_scheduler_type": "constant",
         "adam_beta2": 0.95,
         "weight_decay": 0.0,
@@ -161,7 +160,7 @@ def examples(spec: dict[str, Any]) -> list[dict[str, Any]]:
             }
             for r in rows
         ]
-    return [{"prompt": words(r["prompt"])} for r in rows]
+    return [{"prompt": words(r["prompt"]) + " "} for r in rows]  # the reward model reads prompt + answer as one text
 
 
 def words(ids: list[int]) -> str:

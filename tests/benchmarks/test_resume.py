@@ -103,3 +103,13 @@ def test_measurements_see_no_network_and_no_settings_of_the_users(monkeypatch: p
     assert (found["HF_HUB_OFFLINE"], found["HF_HOME"], found["OMP_NUM_THREADS"]) == ("1", "here", "1")
     assert "PYTHONPATH" not in found
     assert "HF_TOKEN" not in found
+
+
+def test_a_method_this_checkout_lacks_leaves_its_rival_unmeasured(
+    make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, asked = make()
+    made.process = lambda module, *_: asked.append(module) or {"skipped": "this checkout of kilter has no method ppo"}
+    made.run(CASE, quick=False)
+    assert asked == ["ours.train"]
+    assert "has no method ppo" in capsys.readouterr().out
