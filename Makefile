@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo venv test check-slow clean
+.PHONY: demo venv test check-slow bench-quick bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/kilter run sandbox
@@ -31,6 +31,13 @@ test: $(VENV)/.dev
 
 check-slow: $(VENV)/.dev
 	env -u OMP_NUM_THREADS $(BIN)/python -m pytest -m slow
+
+# Side by side with the peers; bench.py makes the virtual environments of all sides in benchmarks/.work, once.
+bench-quick:
+	$(PYTHON) benchmarks/bench.py --quick
+
+bench:
+	$(PYTHON) benchmarks/bench.py --full
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
