@@ -178,7 +178,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The whole rows of a JSONL file, one at a time; torn or foreign lines are passed over."""
     try:
         with open(path, encoding="utf-8", errors="replace") as lines:
@@ -220,10 +220,10 @@ def _stage(folder: Path, name: str, given: dict[str, Any]) -> StageFiles:
         return StageFiles(name, str(given.get("method", name)), given)
     home = folder / name
     record, done = _json(home / "stage.json"), _json(home / "DONE")
-    rejects = [row for row, _ in zip(_jsonl(home / "rejects.jsonl"), range(5), strict=False)]
+    rejects = [row for row, _ in zip(jsonl(home / "rejects.jsonl"), range(5), strict=False)]
     return StageFiles(
         name, str(record.get("method") or given.get("method") or name), given, record, done,
-        list(_jsonl(home / "metrics.jsonl")), rejects, list(_jsonl(home / "eval.jsonl")),
+        list(jsonl(home / "metrics.jsonl")), rejects, list(jsonl(home / "eval.jsonl")),
         begun=bool(record), finished=bool(done),
     )  # fmt: skip
 
@@ -246,7 +246,7 @@ def _answers(folder: Path, stages: list[StageFiles]) -> tuple[list[dict[str, Any
     kept: dict[str, list[tuple[str, int, dict[str, Any]]]] = {}
     total = 0
     for home in _homes(folder, stages):
-        for row in _jsonl(home / "answers.jsonl"):
+        for row in jsonl(home / "answers.jsonl"):
             if not mapping(row.get("answers")):
                 continue
             total += 1
