@@ -49,7 +49,7 @@ def compare(
             "takes two; name further runs, or RUN:STAGE"
         )
     opened = list(known.values())
-    refuse_strangers(opened)
+    refuse_strangers(groups, opened)
     given = dict(prices or {})
     names = list(dict.fromkeys(r.folder.resolve().name for r in opened))
     return Comparison(groups, all_matched(groups, given), given, found[0].baseline, names, _notes(groups, opened))
@@ -98,6 +98,16 @@ def _notes(groups: Sequence[Group], opened: Sequence[Run]) -> list[str]:
     machines = {str(files.mapping(r.machine.get("versions")).get("machine")) for r in opened if r.machine}
     if len(threads) > 1 or len(machines) > 1:
         notes.append("The runs were made with different threads or on different machines: their seconds don't compare.")
+    sets = {m.asked for g in groups for m in g.members if m.end}
+    if len(sets) > 1:
+        notes.append(f"The seeds were judged on {len(sets)} sets of prompts, and every method on all of them.")
+    if "" in sets:
+        notes.append("Without evaluate/answers.jsonl it is not known whether the verdicts asked the same prompts.")
+    starts: dict[int | None, set[str]] = {}
+    for m in (m for g in groups for m in g.members if m.end):
+        starts.setdefault(m.seed, set()).add(m.start)
+    if any(len(found) > 1 for found in starts.values()):
+        notes.append("The runs start from different models, and each win rate is against its own run's.")
     mute = [g.label for g in groups if not all(m.end for m in g.members)]
     if mute:
         notes.append(f"Not in any verdict, so without an end of their own: {', '.join(mute)}.")

@@ -149,28 +149,47 @@ def show_comparison(found: Any) -> None:
 
     out = console()
     table = _plain_table("method")
-    for heading in (f"win vs {found.baseline} [95 %]", "reward", "oracle", "KL nats", "length", "prompts", "tokens",
-                    "steps", "time", "labels", "peak MB", "seeds"):  # fmt: skip
-        table.add_column(heading, justify="right", no_wrap=heading != "labels")
+    win = f"win vs {found.baseline}"
+    for heading in (win, "reward", "oracle", "KL nats", "length", "prompts", "tokens", "steps", "time", "MB", "seeds"):
+        table.add_column(heading, justify="right", no_wrap=heading == win)
     for g in found.groups:
         table.add_row(Text(printable(g.label), style="bold"), *_line(g, found.baseline))
     out.print()
     out.print(table)
+    several = any(len(g.members) > 1 for g in found.groups)
+    out.print(
+        "wins: mean over seeds ± their standard deviation [lowest, highest]"
+        if several
+        else "wins: with 95 % intervals over the prompts of one run; another seed may differ by more",
+        soft_wrap=True,
+    )
+    _show_labels(found, out)
     for axis, at in by_axis(found).items():
         _show_matched(axis, at, found, out)
     for note in found.notes:
         out.print(f"note: {printable(note)}", soft_wrap=True)
 
 
-def _line(g: Any, baseline: str) -> list[str]:
+def _show_labels(found: Any, out: Any) -> None:
+    """What people were asked for, once for all methods that learned from the same."""
     from kilter.reporting.compared import labels_of
 
-    win = "–" if g.label == baseline else _of(g.end("win"), 2, True)
+    who: dict[str, list[str]] = {}
+    for g in found.groups:
+        who.setdefault(labels_of(g.members[0]), []).append(printable(g.label))
+    for told, names in who.items():
+        out.print(f"labels: {told} for {', '.join(names)}" if told != "–" else f"no labels: {', '.join(names)}")
+
+
+def _line(g: Any, baseline: str) -> list[str]:
+    win, spread = ("–" if g.label == baseline else _of(g.end("win"), 2, True)), g.spread("win")
+    if spread is not None and win != "–":
+        win = win.replace(" [", f" ± {number(spread, 3)} [")
     ends = [_of(g.end(k), 2 if k != "length" else 1) for k in ("reward", "gold", "kl", "length")]
     spent = [_count(g.spent(k)) for k in ("prompts", "tokens", "steps")]
     took = g.over(lambda m: m.budget("seconds", m.spent, {}))
     peak = _count(g.over(lambda m: m.peak_mb))
-    return [win, *ends, *spent, clock(took.mean) if took else "–", labels_of(g.members[0]), peak, str(len(g.members))]
+    return [win, *ends, *spent, clock(took.mean) if took else "–", peak, str(len(g.members))]
 
 
 def _show_matched(axis: str, at: Sequence[Any], found: Any, out: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,11 +165,19 @@ def _scatter(
             el("title", f"{nice(g.label)}: wins {percents(w)}, KL {number(k.mean)}, {_seeds(g)}"),
             el("line", class_="bar", x1=px, x2=px, y1=bar[0], y2=bar[1]) if bar else None,
             el("line", class_="bar", x1=x(k.lo or 0), x2=x(k.hi or 0), y1=py, y2=py) if k.has_interval else None,
+            _leader(px, py, tx, ty, anchor),
             looks.shape(g.label, px, py, 6.5),
             el("text", nice(g.label), class_="row lead", x=tx, y=ty, text_anchor=anchor),
             class_=f"hit {looks.colour(g.label)}",
         ))  # fmt: skip
     return el("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=label, class_="rows")
+
+
+def _leader(px: float, py: float, tx: float, ty: float, anchor: str) -> Html | None:
+    """A thin line to a name that found no place beside its mark."""
+    if anchor == "middle" or (abs(tx - px) < 12 and abs(ty - py) < 20):
+        return None
+    return el("line", class_="grid", x1=px, y1=py, x2=tx + (-3 if anchor == "start" else 3), y2=ty - 4)
 
 
 Box = tuple[float, float, float, float]
@@ -181,23 +189,28 @@ def _placed(
     bars: Mapping[str, tuple[float, float]],
     sides: tuple[float, float],
 ) -> dict[str, tuple[float, float, str]]:
-    """Where each name stands: the first place near its mark that covers no mark, no interval and no other name."""
+    """Where each name stands: the nearest place to its mark that covers no mark, no interval and no other name."""
     taken: list[Box] = [(px - 7, py - 7, px + 7, py + 7) for px, py in at.values()]
     taken += [(at[n][0] - 2, min(b), at[n][0] + 2, max(b)) for n, b in bars.items()]
     found = {}
     for name in sorted(texts, key=lambda n: at[n][1]):
-        px, py = at[name]
-        low, high = bars.get(name, (py, py))
-        spots = [(px + 11, py + dy, "start") for dy in (5, -7, 17)] + [(px - 11, py + dy, "end") for dy in (5, -7, 17)]
-        spots += [(px, min(low, high) - 6, "middle"), (px, max(low, high) + 15, "middle")]
-        spots += [(px + 11, py + dy, "start") for dy in (-19, 29)] + [(px - 11, py + dy, "end") for dy in (-19, 29)]
-        boxes = [(s, _box(s, len(texts[name]))) for s in spots]
-        clear = [
-            s for s, b in boxes if sides[0] <= b[0] and b[2] <= sides[1] + 8 and not any(_meet(b, t) for t in taken)
-        ]
-        found[name] = clear[0] if clear else spots[0]
-        taken.append(_box(found[name], len(texts[name])))
+        boxes = [(spot, _box(spot, len(texts[name]))) for spot in _around(*at[name], bars.get(name))]
+        within = [(spot, box) for spot, box in boxes if sides[0] <= box[0] and box[2] <= sides[1] + 8] or boxes
+        found[name], box = min(within, key=lambda at: sum(_meet(at[1], t) for t in taken))  # the first of the best
+        taken.append(box)
     return found
+
+
+def _around(px: float, py: float, bar: tuple[float, float] | None) -> Iterator[tuple[float, float, str]]:
+    """Places for a name, nearest first: beside its mark, over and under its interval, then further and further off."""
+    low, high = bar or (py, py)
+    yield from ((px + 11, py + dy, "start") for dy in (5, -7, 17))
+    yield from ((px - 11, py + dy, "end") for dy in (5, -7, 17))
+    yield from ((px, min(low, high) - 6, "middle"), (px, max(low, high) + 15, "middle"))
+    for far in range(20, 121, 10):
+        for dy in (5 - far / 2, 5 + far / 2, 5 - far, 5 + far, 5):
+            yield px + 11 + far, py + dy, "start"
+            yield px - 11 - far, py + dy, "end"
 
 
 def _box(spot: tuple[float, float, str], letters: int) -> Box:
@@ -214,22 +227,23 @@ def _meet(a: Box, b: Box) -> bool:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def cell(value: Estimate | None, kind: str = "plain") -> Html:
-    """A figure, and small under it its interval or its seeds."""
+def cell(value: Estimate | None, kind: str = "plain", spread: float | None = None) -> Html:
+    """A figure, and small under it its interval, or the lowest and highest seed and their standard deviation."""
     if value is None:
         return el("span", DASH, class_="none")
     show = (lambda v: percent(v)) if kind == "win" else (lambda v: number(v, 3))
     if not value.has_interval:
         return el("span", show(value.mean))
-    return join([el("span", show(value.mean)), el("small", f"{show(value.lo)} to {show(value.hi)}")])
+    told = f"{show(value.lo)} to {show(value.hi)}" + ("" if spread is None else f", sd {show(spread)}")
+    return join([el("span", show(value.mean)), el("small", told)])
 
 
 def _got(found: Comparison, looks: Looks) -> Section:
     body = []
     for g in found.groups:
         itself = g.label == found.baseline
-        win = el("span", DASH, class_="none") if itself else cell(g.end("win"), "win")
-        figures = [cell(g.end(k)) for k in ("reward", "gold", "kl", "length")]
+        win = el("span", DASH, class_="none") if itself else cell(g.end("win"), "win", g.spread("win"))
+        figures = [cell(g.end(k), spread=g.spread(k)) for k in ("reward", "gold", "kl", "length")]
         body.append([looks.key(g.label), win, *figures, _seeds(g)])
     head = ["method", f"win vs {nice(found.baseline)}", "reward", "oracle", "KL, nats", "length", "seeds"]
     return Section(
@@ -254,7 +268,7 @@ def _spent(found: Comparison, looks: Looks) -> Section:
         before = _span(g.over(lambda m: m.before), duration)
         peak = _span(g.over(lambda m: m.peak_mb), memory)
         cost = [_span(g.over(lambda m: m.budget("cost", m.spent, found.prices)), number)] if found.prices else []
-        body.append([looks.key(g.label), *spent, own, before, labels_of(g.members[0]), *cost, peak])
+        body.append([looks.key(g.label), *spent, own, before, _labels(g.members[0]), *cost, peak])
     head = [
         "method",
         "prompts",
@@ -277,7 +291,12 @@ def _spent(found: Comparison, looks: Looks) -> Section:
     return Section(
         "spent",
         "What each spent",
-        join([table(head, body, "What each method spent", "models"), el("div", paragraphs(*asides), class_="notes")]),
+        join(
+            [
+                table(head, body, "What each method spent", "models tight"),
+                el("div", paragraphs(*asides), class_="notes"),
+            ]
+        ),
         "Of its own stage; “and before it” is what stands between the common start and it: collecting the rankings, "
         "the reward model. A dash is not recorded, never nothing.",
     )
@@ -290,6 +309,12 @@ def _span(value: Estimate | None, show: Any) -> Html:
     if not value.has_interval or value.lo == value.hi:
         return el("span", show(value.mean))
     return join([el("span", show(value.mean)), el("small", f"{show(value.lo)} to {show(value.hi)}")])
+
+
+def _labels(one: Contestant) -> Html:
+    """The first kind of label, and small under it those that follow from it or came beside it."""
+    first, *rest = labels_of(one).split(", ")
+    return join([el("span", first), *(el("small", text) for text in rest)])
 
 
 def labels_of(one: Contestant) -> str:
@@ -319,7 +344,7 @@ def _matched(axis: str, at: Sequence[Matched], found: Comparison, looks: Looks) 
     return Section(
         f"at-{axis}",
         title,
-        join([table(head, body, title, "models"), el("div", aside, class_="notes") if missing else Html("")]),
+        join([table(head, body, title, "models tight"), el("div", aside, class_="notes") if missing else Html("")]),
         f"{AXIS_MEANING[axis]} Of each method the last measurement before it had spent more: how often it wins "
         f"against {nice(found.baseline)}, drift, and what it had spent. Nothing is interpolated; a dash is “not "
         "measured by then”.",

@@ -8,7 +8,7 @@ made by then. Nothing is interpolated: who has none by then is said to have none
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from statistics import fmean, stdev
@@ -16,7 +16,7 @@ from typing import Any
 
 from kilter.errors import UserError, nearest
 from kilter.recipes import texts
-from kilter.reporting.files import Estimate, Run, StageFiles, estimate, figure, mapping
+from kilter.reporting.files import Estimate, Run, StageFiles, estimate, figure, homes, jsonl, mapping
 from kilter.reporting.ledger import (
     AXES,
     Point,
@@ -56,6 +56,10 @@ class Contestant:
     """The verdict, once everything was spent."""
     curve: list[Point] = field(default_factory=list)
     note: str = ""
+    asked: str = ""
+    """Hash of the prompts that the verdict asked."""
+    start: str = ""
+    """The baseline's own key."""
     frontier: list[tuple[float, float, float]] = field(default_factory=list)
     """Of best-of-n: (n, reward, bound on its drift)."""
 
@@ -122,7 +126,20 @@ def contestants(run: Run, only: str | None = None) -> list[Contestant]:
             f"{run.folder} has no verdict yet, so there is nothing to compare: finish it (kilter run), or name a "
             f"finished stage, e.g. {run.folder}:{_example(run)}"
         )
-    return [_contestant(run, name) for name in asked]
+    marks = asked_of(run)
+    return [_contestant(run, name, marks) for name in asked]
+
+
+def asked_of(run: Run) -> str:
+    """Hash of the prompts that a verdict asked, whatever their order; empty where they were not kept."""
+    for home in homes(run.folder, run.stages):
+        found = sorted(
+            json.dumps([row.get("set"), mapping(row.get("prompt")).get("messages")], sort_keys=True)
+            for row in jsonl(home / "answers.jsonl")
+        )
+        if found:
+            return sha256("\n".join(found).encode()).hexdigest()[:12]
+    return ""
 
 
 def _example(run: Run) -> str:
@@ -142,7 +159,7 @@ def _made_by(run: Run) -> dict[str, str]:
     return found
 
 
-def _contestant(run: Run, name: str) -> Contestant:
+def _contestant(run: Run, name: str, asked: str) -> Contestant:
     stages, made = {s.name: s for s in run.stages}, _made_by(run)
     if name not in run.models and name not in stages:
         raise UserError(f"{run.folder}: no model or stage {name!r}{nearest(name, {*run.models, *stages})}")
@@ -171,7 +188,8 @@ def _contestant(run: Run, name: str) -> Contestant:
         name, run.folder.resolve().name, _seed(run), stage.name if stage else "", _setting(run, stage, name),
         str(stage.done.get("key") or "") if stage else "", run.baseline, spent, _seconds(stages, ahead),
         labels(run, before), figure(stage.done.get("peak_mb")) if stage else None,
-        Point("the verdict's prompts, at its end", spent, got) if got else None, curve, note, frontier,
+        Point("the verdict's prompts, at its end", spent, got) if got else None, curve, note,
+        asked, str(stages[start].done.get("key") or "") if start in stages else "", frontier,
     )  # fmt: skip
 
 
@@ -248,28 +266,38 @@ def grouped(found: Sequence[Contestant]) -> list[Group]:
             members[one.seed] = one
     names = [name for name, _ in groups]
     return [
-        Group(name if names.count(name) == 1 else f"{name} ({_runs(members)})", list(members.values()))
+        Group(name if names.count(name) == 1 else f"{name} ({_runs(members.values())})", list(members.values()))
         for (name, _), members in groups.items()
     ]
 
 
-def _runs(members: Mapping[Any, Contestant]) -> str:
-    return ", ".join(dict.fromkeys(m.run for m in members.values()))
+def _runs(members: Iterable[Contestant]) -> str:
+    return ", ".join(dict.fromkeys(m.run for m in members))
 
 
-def refuse_strangers(runs: Sequence[Run]) -> None:
+def refuse_strangers(groups: Sequence[Group], runs: Sequence[Run]) -> None:
     """Win rates on other prompts, or against another baseline, say nothing of each other."""
     judged = [r for r in runs if r.models]
-    keys = ("prompts", "seed", "baseline")
     for one in judged[1:]:
         ours, theirs = (mapping(r.summary.get("evaluation")) for r in (judged[0], one))
-        differing = [k for k in keys if ours.get(k) != theirs.get(k)]
-        if differing:
-            k = differing[0]
+        for k in ("prompts", "seed", "baseline"):
+            if ours.get(k) != theirs.get(k):
+                raise UserError(
+                    f"{judged[0].folder} and {one.folder} have nothing in common to be compared by: their verdicts "
+                    f"were given with {k} {ours.get(k)} and {theirs.get(k)}; evaluate both alike"
+                )
+    known = [g for g in groups if any(m.end for m in g.members)]
+    for group in known[1:]:
+        if _asked(group) != _asked(known[0]):
             raise UserError(
-                f"{judged[0].folder} and {one.folder} have nothing in common to be compared by: their verdicts were "
-                f"given with {k} {ours.get(k)} and {theirs.get(k)}; evaluate both alike"
+                f"{known[0].label} of {_runs(known[0].members)} and {group.label} of {_runs(group.members)} were "
+                "judged on different prompts, so their figures say nothing of each other; give both verdicts the same "
+                "`prompts`, or compare seeds of which each has every method"
             )
+
+
+def _asked(group: Group) -> set[str]:
+    return {m.asked for m in group.members if m.end}
 
 
 @dataclass(frozen=True)
@@ -301,7 +329,8 @@ ALIKE = 1.15
 
 def budgets(groups: Sequence[Group], axis: str, prices: Mapping[str, float]) -> list[float]:
     """What the methods spent in all, smallest first, with totals that are nearly alike taken as one."""
-    totals = sorted(t for g in groups for m in g.members if (t := m.budget(axis, m.spent, prices)))
+    spent = [[m.budget(axis, m.spent, prices) for m in g.members] for g in groups]
+    totals = sorted(top for of in spent if (top := max((t for t in of if t is not None), default=0.0)) > 0)
     found: list[list[float]] = []
     for total in totals:
         if found and total <= ALIKE * found[-1][0]:

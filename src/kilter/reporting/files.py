@@ -228,14 +228,14 @@ def _stage(folder: Path, name: str, given: dict[str, Any]) -> StageFiles:
     )  # fmt: skip
 
 
-def _homes(folder: Path, stages: list[StageFiles]) -> list[Path]:
+def homes(folder: Path, stages: list[StageFiles]) -> list[Path]:
     """Where the verdict's files may lie: the stage that evaluates, whatever the recipe calls it."""
     names = [s.name for s in stages if s.method == "evaluate" and s.begun]
     return [folder / name for name in dict.fromkeys([*names, "evaluate"])]
 
 
 def _summary(folder: Path, stages: list[StageFiles]) -> dict[str, Any]:
-    for path in (folder, *_homes(folder, stages)):
+    for path in (folder, *homes(folder, stages)):
         if found := _json(path / "summary.json"):
             return found
     return {}
@@ -245,7 +245,7 @@ def _answers(folder: Path, stages: list[StageFiles]) -> tuple[list[dict[str, Any
     """A few prompts of each class, chosen by a hash of the prompt: never by hand, and never by score."""
     kept: dict[str, list[tuple[str, int, dict[str, Any]]]] = {}
     total = 0
-    for home in _homes(folder, stages):
+    for home in homes(folder, stages):
         for row in jsonl(home / "answers.jsonl"):
             if not mapping(row.get("answers")):
                 continue
