@@ -164,6 +164,9 @@ def show_comparison(found: Any) -> None:
         soft_wrap=True,
     )
     _show_labels(found, out)
+    for g in found.groups:
+        if g.members[0].note:
+            out.print(f"{printable(g.label)}: {printable(g.members[0].note)}", soft_wrap=True)
     for axis, at in by_axis(found).items():
         _show_matched(axis, at, found, out)
     for note in found.notes:
