@@ -155,7 +155,9 @@ def _scatter(
     ]  # fmt: skip
     at = {g.label: (x(k.mean), y(w.mean)) for g, k, w in spots}
     bars = {g.label: (y(w.lo), y(w.hi)) for g, _, w in spots if w.lo is not None and w.hi is not None}
-    places = _placed({n: nice(n) for n in at}, at, bars, (left, right))
+    across_bars = [(x(k.lo or 0), y(w.mean) - 2, x(k.hi or 0), y(w.mean) + 2) for _, k, w in spots if k.has_interval]
+    lines = [*across_bars, (left, y(0.5) - 1, right, y(0.5) + 1)]
+    places = _placed({n: nice(n) for n in at}, at, bars, lines, (left, right))
     for g, k, w in spots:
         px, py = at[g.label]
         tx, ty, anchor = places[g.label]
@@ -187,10 +189,11 @@ def _placed(
     texts: Mapping[str, str],
     at: Mapping[str, tuple[float, float]],
     bars: Mapping[str, tuple[float, float]],
+    lines: Sequence[Box],
     sides: tuple[float, float],
 ) -> dict[str, tuple[float, float, str]]:
     """Where each name stands: the nearest place to its mark that covers no mark, no interval and no other name."""
-    taken: list[Box] = [(px - 7, py - 7, px + 7, py + 7) for px, py in at.values()]
+    taken: list[Box] = [(px - 7, py - 7, px + 7, py + 7) for px, py in at.values()] + list(lines)
     taken += [(at[n][0] - 2, min(b), at[n][0] + 2, max(b)) for n, b in bars.items()]
     found = {}
     for name in sorted(texts, key=lambda n: at[n][1]):
@@ -232,7 +235,7 @@ def cell(value: Estimate | None, kind: str = "plain", spread: float | None = Non
     if value is None:
         return el("span", DASH, class_="none")
     show = (lambda v: percent(v)) if kind == "win" else (lambda v: number(v, 3))
-    if not value.has_interval:
+    if not value.has_interval or value.lo == value.hi:
         return el("span", show(value.mean))
     told = f"{show(value.lo)} to {show(value.hi)}" + ("" if spread is None else f", sd {show(spread)}")
     return join([el("span", show(value.mean)), el("small", told)])
