@@ -302,7 +302,7 @@ def test_the_page_stands_alone_and_says_who_leads(run: Callable[..., Path], tmp_
     reader.feed(text)
     assert reader.loads == []
     assert headline(found).startswith("DPO wins most often against SFT")
-    assert headline(found).endswith("no other comes near it.")
+    assert headline(found).endswith("no other interval meets it.")
     for part in ("Win rate over drift", "What each got", "What each spent", "At equal tokens", "At equal label cost"):
         assert part in text
     assert text == str(page(compare.compare([str(tmp_path / "runs" / "one")], prices={"ranking": 0.5})))
@@ -313,7 +313,7 @@ def test_the_headline_says_who_can_t_be_told_apart(run: Callable[..., Path]) -> 
     summary = json.loads((folder / "summary.json").read_text())
     summary["models"]["grpo"]["win_vs_sft"] = interval(0.65)
     whole(folder / "summary.json", summary)
-    assert headline(compare.compare([str(folder)])).endswith("; GRPO is within its interval.")
+    assert headline(compare.compare([str(folder)])).endswith("; the interval of GRPO meets it.")
 
 
 def test_hostile_names_stay_text(run: Callable[..., Path]) -> None:

@@ -90,8 +90,9 @@ def headline(found: Comparison) -> str:
     near = [n for n, w in wins.items() if n != first and (w.hi or w.mean) >= (wins[first].lo or wins[first].mean)]
     told = f"{nice(first)} wins most often against {nice(found.baseline)}: {percents(wins[first])}"
     if near:
-        return f"{told}; {words([nice(n) for n in near])} {'is' if len(near) == 1 else 'are'} within its interval."
-    return f"{told}; no other comes near it."
+        names, one = words([nice(n) for n in near]), len(near) == 1
+        return f"{told}; the interval{'' if one else 's'} of {names} meet{'s' if one else ''} it."
+    return f"{told}; no other interval meets it."
 
 
 def _hero(found: Comparison) -> Html:
