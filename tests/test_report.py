@@ -450,3 +450,13 @@ def test_held_out_figures_are_drawn_with_the_round_that_was_kept(tmp_path: Path)
     found = report.write(folder).read_text(encoding="utf-8")
     assert "On held-out prompts" in found
     assert "best/ holds the weights of round 8" in found
+
+
+def test_bars_hold_for_the_models_that_are_named(whole: Path) -> None:
+    from kilter.evaluate.bars import bars
+
+    summary = json.loads((whole / "summary.json").read_text())
+    every, one = bars(summary, "sft"), bars(summary, "sft", ["dpo"])
+    assert any(b["name"].startswith("ppo") for b in every)
+    assert not any(b["name"].startswith("ppo") for b in one)
+    assert [b for b in every if b["name"].startswith("dpo")] == [b for b in one if b["name"].startswith("dpo")] != []

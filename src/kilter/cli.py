@@ -100,6 +100,16 @@ VERBS: dict[str, Verb] = {
         commands.report,
         ("kilter report sandbox",),
     ),
+    "compare": Verb(
+        "put finished runs side by side: what each method got, and what it spent",
+        commands.compare_arguments,
+        commands.compare,
+        (
+            "kilter compare compare-methods",
+            "kilter compare sandbox-seed1 sandbox-seed2 sandbox-seed3",
+            "kilter compare sandbox:dpo sandbox:ppo sandbox-dpo.beta=0.1:dpo --price ranking=0.5",
+        ),
+    ),
     "chat": Verb(
         "talk to a checkpoint, or to two side by side",
         commands.chat_arguments,

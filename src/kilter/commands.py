@@ -155,6 +155,43 @@ def report(args: argparse.Namespace) -> None:
     print(write_report(run_folder(args.run, args.runs)))
 
 
+def compare_arguments(parser: Arguments) -> None:
+    parser.add_argument(
+        "targets", metavar="RUN", nargs="+", help="a run directory or its name, or RUN:STAGE for one model of it"
+    )
+    parser.add_argument("--runs", metavar="DIR", default="runs", help="where run directories live (default: runs)")
+    parser.add_argument(
+        "--price",
+        metavar="KIND=COST",
+        action="append",
+        default=[],
+        dest="prices",
+        help="what one ranking, comparison, demonstration, label or reward costs; may be given again",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", default="compare.html", help="where the page goes (default: compare.html)"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON instead, and write no page")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Methods of finished runs side by side: a table, and one page."""
+    from kilter import compare as room
+
+    found = room.compare(args.targets, args.runs, room.parse_prices(args.prices))
+    if args.json:
+        import json
+
+        from kilter.runs import finite
+
+        print(json.dumps(finite(room.plain(found)), indent=1, ensure_ascii=False))
+        return
+    from kilter.terminal import show_comparison
+
+    show_comparison(found)
+    print(f"page: {room.write(found, args.out)}")
+
+
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
 

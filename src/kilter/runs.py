@@ -49,16 +49,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; NaN becomes null, since JSON has none."""
-    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain values with null for what is no finite number: JSON has none."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value
 
 
@@ -269,7 +270,7 @@ class Stage:
         """Add rows to `name`.jsonl; called when a checkpoint is due, so that no step waits for the disk."""
         if rows:
             with open(self.path(f"{name}.jsonl"), "a", encoding="utf-8") as out:
-                out.writelines(json.dumps(_finite(row), ensure_ascii=False) + "\n" for row in rows)
+                out.writelines(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows)
 
     def trim(self, name: str, step: int) -> None:
         """Forget rows from `step` on: the resumed run writes them again."""

@@ -141,3 +141,109 @@ def _mean(values: Sequence[Any]) -> float | None:
     plain = [v.get("mean") if isinstance(v, Mapping) else v for v in values]
     known = [float(v) for v in plain if v is not None]
     return sum(known) / len(known) if known else None
+
+
+def show_comparison(found: Any) -> None:
+    """What each method got and spent, and what each had got at each equal budget."""
+    from kilter.reporting.compared import by_axis
+
+    out = console()
+    table = _plain_table("method")
+    win = f"win vs {found.baseline}"
+    for heading in (win, "reward", "oracle", "KL nats", "length", "prompts", "tokens", "steps", "time", "MB", "seeds"):
+        table.add_column(heading, justify="right", no_wrap=heading == win)
+    for g in found.groups:
+        table.add_row(Text(printable(g.label), style="bold"), *_line(g, found.baseline))
+    out.print()
+    out.print(table)
+    several = any(len(g.members) > 1 for g in found.groups)
+    out.print(
+        "wins: mean over seeds ± their standard deviation [lowest, highest]"
+        if several
+        else "wins: with 95 % intervals over the prompts of one run; another seed may differ by more",
+        soft_wrap=True,
+    )
+    _show_labels(found, out)
+    for g in found.groups:
+        if g.members[0].note:
+            out.print(f"{printable(g.label)}: {printable(g.members[0].note)}", soft_wrap=True)
+    for axis, at in by_axis(found).items():
+        _show_matched(axis, at, found, out)
+    for note in found.notes:
+        out.print(f"note: {printable(note)}", soft_wrap=True)
+
+
+def _show_labels(found: Any, out: Any) -> None:
+    """What people were asked for, once for all methods that learned from the same."""
+    from kilter.reporting.compared import labels_of
+
+    who: dict[str, list[str]] = {}
+    for g in found.groups:
+        who.setdefault(labels_of(g.members[0]), []).append(printable(g.label))
+    for told, names in who.items():
+        out.print(f"labels: {told} for {', '.join(names)}" if told != "–" else f"no labels: {', '.join(names)}")
+
+
+def _line(g: Any, baseline: str) -> list[str]:
+    win, spread = ("–" if g.label == baseline else _of(g.end("win"), 2, True)), g.spread("win")
+    if spread is not None and win != "–":
+        win = win.replace(" [", f" ± {number(spread, 3)} [")
+    ends = [_of(g.end(k), 2 if k != "length" else 1) for k in ("reward", "gold", "kl", "length")]
+    spent = [_count(g.spent(k)) for k in ("prompts", "tokens", "steps")]
+    took = g.over(lambda m: m.budget("seconds", m.spent, {}))
+    peak = _count(g.over(lambda m: m.peak_mb))
+    return [win, *ends, *spent, clock(took.mean) if took else "–", peak, str(len(g.members))]
+
+
+def _show_matched(axis: str, at: Sequence[Any], found: Any, out: Any) -> None:
+    """Methods down, budgets across: who wins how often, at what drift."""
+    from kilter.reporting.compared import AXIS_NAMES, amount, picked, why
+
+    budgets = [m for m in at if m.budget is not None]
+    out.print()
+    out.print(f"at equal {AXIS_NAMES[axis]}" + ("" if budgets else ": nobody's are known"), style="bold")
+    if not budgets:
+        return
+    table = _plain_table("method")
+    for m in budgets:
+        table.add_column(f"within {amount(axis, m.budget)}", justify="right", no_wrap=True)
+    star = False
+    for g in found.groups:
+        cells = [_by_then([p for _, p in picked(m, g)], g.label == found.baseline) for m in budgets]
+        if any(c != "–" for c in cells):
+            star = star or any("*" in c for c in cells)
+            table.add_row(Text(printable(g.label), style="bold"), *cells)
+    out.print(table)
+    if star:
+        out.print("  * by the reward model, on its way; the others by the verdict, at their end", soft_wrap=True)
+    for u in budgets[-1].left_out:
+        out.print(f"  not matched: {printable(u.group.label)} {why(axis, u)}", soft_wrap=True)
+
+
+def _by_then(points: Sequence[Any], itself: bool) -> str:
+    from kilter.reporting.contest import over_seeds
+
+    if not points:
+        return "–"
+    win, reward, kl = (over_seeds([p.got.get(k) for p in points]) for k in ("win", "reward", "kl"))
+    first = "start" if itself else _of(win) if win else f"reward {_of(reward)}"
+    return f"{first}{'*' if any(p.by == 'reward' for p in points) else ''}, KL {_of(kl, 1)}"
+
+
+def _plain_table(first: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column(first, no_wrap=True)
+    return table
+
+
+def _of(value: Any, digits: int = 2, interval: bool = False) -> str:
+    """An estimate, with its interval where that is asked for and known."""
+    if value is None:
+        return "–"
+    if interval and value.has_interval:
+        return with_interval({"mean": value.mean, "lo": value.lo, "hi": value.hi}, digits)
+    return number(value.mean, digits)
+
+
+def _count(value: Any) -> str:
+    return "–" if value is None else f"{value.mean:,.0f}"

@@ -17,6 +17,7 @@ from kilter.data.batches import (
     RolloutBatch,
     budget_groups,
     packed,
+    spent,
 )
 from kilter.data.judgments import pairs
 from kilter.data.records import Prompt
@@ -147,3 +148,17 @@ def test_an_answer_batch_splits_into_its_rows_with_every_column() -> None:
     assert [p.wheres for p in parts] == [["a"], ["b", "c"], ["d"]]
     assert all(torch.equal(torch.cat([p.columns[n] for p in parts]), t) for n, t in columns.items())
     assert not any(p.metrics or p.samples for p in parts)  # a round is shown once
+
+
+def test_what_a_step_takes_up_is_rows_and_tokens_without_padding() -> None:
+    text = packed([items([4, 3]), items([9])], 10, 0)
+    assert spent(text)["tokens_trained"] == 16.0
+    answers = AnswerBatch([[1, 2, 3], [4, 5], [6]], [1, 1, 0], {}, ["f:1", "f:1", "f:2"])
+    assert spent(answers) == {"tokens_trained": 6.0, "rows": 2.0}
+
+    class Mixed:
+        def __init__(self) -> None:
+            self.rollout, self.ptx, self.other = answers, text, "neither"
+
+    assert spent(Mixed()) == {"tokens_trained": 22.0, "rows": 2.0}
+    assert spent("of another make") == {}

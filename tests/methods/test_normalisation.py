@@ -81,6 +81,7 @@ METHODS: dict[str, dict[str, Any]] = {  # a method, and what is special about it
     "reinforce++": {**GROUPED, "variant": "reinforce++"},
     "online-dpo": {"method": "online_dpo", **ONLINE, "batch": 6, "answers": 3, "pairs": "all"},
     "raft": {**ONLINE, "batch": 8, "answers": 3, "minibatches": 1},
+    "raft-held": {"method": "raft", **ONLINE, "batch": 8, "answers": 3, "minibatches": 1, "beta": 0.3},
 }
 
 

@@ -14,7 +14,8 @@ import torch
 
 from kilter import config, pipeline
 from kilter.errors import DataError, RecipeError, RunError
-from kilter.methods import grpo
+from kilter.methods import grpo, rollout
+from kilter.methods.rollout import roll_out
 from kilter.models.roles import load_actors, needs_of, params_of
 from kilter.runs import Stage
 from kilter.train.loop import Loop, accumulate, load_streams
@@ -242,6 +243,7 @@ def test_only_the_models_that_are_needed_are_loaded(begin: Callable[..., Any]) -
     assert begin("grpo")[1].reference is not None
     assert begin("grpo", beta=0.0, heldout="heldout.jsonl")[1].reference is not None
     assert begin("raft")[1].reference is None
+    assert begin("raft", beta=0.1)[1].reference is not None
     method, actors, _ = begin("ppo", critic="none")
     assert actors.value is None
     assert list(params_of(method, actors.config)) == ["policy"]
@@ -435,6 +437,31 @@ def test_raft_imitates_the_best_answer_of_each_prompt(begin: Callable[..., Any])
     wanted = -sum(map(sum, logps)) / sum(map(len, logps))
     assert accumulate(method, actors, batch.split(40))["nll"] == pytest.approx(wanted, abs=1e-9)
     assert batch.metrics["reward_kept"] > batch.metrics["reward"]
+
+
+def test_raft_counts_drift_against_an_answer(begin: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+
+    def kept(*args: Any, **given: Any) -> Any:
+        drawn.append(roll_out(*args, **given))
+        return drawn[-1]
+
+    monkeypatch.setattr(rollout, "roll_out", kept)
+    method, actors, streams = begin("raft", batch=6, answers=4, minibatches=1, dtype="float64", beta=2.0)
+    assert next(method.batches(actors, streams, method.State())).metrics["kl_max"] == 0.0
+    drifted(actors)
+    batch = next(method.batches(actors, streams, method.State(round=1)))
+    groups = [[drawn[1].sequences[i] for i in rows] for rows in drawn[1].group(4).tolist()]
+    starts = {tuple(s): start for s, start in zip(drawn[1].sequences, drawn[1].starts, strict=True)}
+
+    def drift(sequence: list[int]) -> float:
+        ours, ref = (token_logps(m, sequence, starts[tuple(sequence)]) for m in (actors.policy, actors.reference))
+        return sum(ours) - sum(ref)
+
+    best = [max(group, key=lambda s: score_of(actors, s) - 2.0 * drift(s)) for group in groups]
+    assert sorted(batch.sequences) == sorted(best)
+    assert sorted(best) != sorted(max(group, key=lambda s: score_of(actors, s)) for group in groups)
+    assert batch.metrics["kl"] == pytest.approx(statistics.fmean(map(drift, drawn[1].sequences)), abs=1e-9)
 
 
 # --- learning, keeping the best, going on -----------------------------------------------------------------------------

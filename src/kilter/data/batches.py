@@ -262,6 +262,26 @@ class AnswerBatch:
         )
 
 
+def spent(batch: Any) -> dict[str, float]:
+    """What a step on a batch takes up: rows of the user's file, and tokens without padding.
+
+    A prompt's tokens count with each of its answers. A batch made of several counts the tokens of all and the rows of
+    the first, since what is mixed in beside it is no further example; one of another make counts nothing.
+    """
+    parts = [batch, *getattr(batch, "__dict__", {}).values()]
+    parts = [p for p in parts if isinstance(p, (TextBatch, RankedBatch, LabelledBatch, RolloutBatch, AnswerBatch))]
+    if not parts:
+        return {}
+    rows = set(parts[0].wheres)
+    return {"tokens_trained": float(sum(map(_tokens, parts))), **({"rows": float(len(rows))} if rows else {})}
+
+
+def _tokens(batch: Any) -> int:
+    if isinstance(batch, TextBatch):
+        return int((batch.segments_BT > 0).sum())
+    return sum(map(len, batch.sequences))
+
+
 def budget_groups(lengths: Sequence[int], tokens: int, waste: int | None = None) -> list[list[int]]:
     """Consecutive rows in groups whose padded size stays within `tokens`, and whose padding within `waste` if given."""
     groups: list[list[int]] = []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 UNALIGNED = ("base", "best-of-n")
 """Models that are held to no bar of their own: the start, and a way of sampling rather than a model."""
 
 
-def bars(summary: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
-    """Every bar as {name, value, bar, passed}; those that need a model the run lacks are left out."""
+def bars(summary: Mapping[str, Any], baseline: str, held: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Every bar as {name, value, bar, passed}; those that need a model the run lacks are left out.
+
+    `held` names the models that have bars of their own; unset it is every one that was aligned.
+    """
     models, found = summary["models"], []
     sft = models[baseline]
 
@@ -18,7 +21,7 @@ def bars(summary: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
         found.append({"name": name, "value": value, "bar": bar, "passed": bool(passed)})
 
     for name, m in models.items():
-        if name in (baseline, *UNALIGNED):
+        if name in (baseline, *UNALIGNED) or (held is not None and name not in held):
             continue
         for label, key in (("", "win_vs_sft"), (" at temperature 0.7", "win_vs_sft_t07")):
             win = m[key]

@@ -54,6 +54,8 @@ class Config:
     """The model the others are compared with."""
     qa_models: tuple[str, ...] = ("base",)
     """Models asked in the corpus's own question-and-answer form, since they have never seen the chat template."""
+    bars: tuple[str, ...] | None = None
+    """Models held to the bars; unset means every one but the baseline, base and best-of-n."""
     best_of: int = 8
     """Answers that best-of-n chooses from; 0 leaves it out."""
     max_new: int = 64
@@ -64,6 +66,9 @@ class Config:
     def __post_init__(self) -> None:
         if self.baseline not in self.models:
             raise ValueError(f"baseline {self.baseline!r} is not among the models {list(self.models)}")
+        strangers = [name for name in self.bars or () if name not in self.models]
+        if strangers:
+            raise ValueError(f"bars names {strangers[0]!r}, which is not among the models {list(self.models)}")
 
 
 @dataclass
@@ -113,7 +118,7 @@ def run(stage: Stage) -> None:
             "settings": "one answer a prompt at temperature 1 (t07: 0.7); ties count a half; 95 % bootstrap by prompt",
         },
     }
-    summary["bars"] = bars(summary, c.baseline)
+    summary["bars"] = bars(summary, c.baseline, c.bars)
     write_jsonl(stage.path("answers.jsonl"), _side_by_side(table, names))
     write_json(stage.path("summary.json"), summary)
 
@@ -153,6 +158,7 @@ def _play(stage: Stage, name: str, table: Table, tokenizer: Any, baseline: Any, 
     figures = table.figures[name] = _own_figures(mine, table.prompts["main"], c, name)
     figures["kl"] = _best_of_kl(c.best_of) if chosen else drift(model, baseline, mine["t1"]) if form == "chat" else None
     figures["corpus_ppl"] = perplexity(model, tokenizer, texts)
+    figures |= _proxy(c, name, reward, mine["t1"])
     figures |= _cost(c, name)
 
 
@@ -215,6 +221,22 @@ def _rater_wins(prompts: Sequence[Prompt], ours: Any, theirs: Any, seed: int) ->
         place = ranks(rank(rater, prompt, pair, f"win|{seed}|{prompt.id}").tiers)
         out.append(0.5 if place[0] == place[1] else float(place[0] < place[1]))
     return np.array(out)
+
+
+def _proxy(c: Config, name: str, reward: Any, answers: Any) -> dict[str, Any]:
+    """Mean score by the reward model itself, centred and scaled as in training; what is not chat has none."""
+    if reward is None or name in c.qa_models:
+        return {}
+    import torch
+
+    from kilter.models import load
+    from kilter.models.logprobs import scores
+
+    notes = load.read_notes(c.reward)
+    with torch.no_grad():
+        raw = scores(reward, [p + a for p, a in answers.ids]).double().numpy()
+    scaled = (raw - notes.get("reward_mean", 0.0)) / (notes.get("reward_std", 1.0) or 1.0)
+    return {"proxy": interval(scaled, c.seed, name, "proxy")}
 
 
 def _best_of_kl(n: int) -> float:

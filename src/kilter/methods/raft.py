@@ -1,8 +1,11 @@
 """Rejection-sampling fine-tuning: sample several answers to each prompt, keep the best by reward, imitate it.
 
-    loss = -Σ_best answers log p(y_t | x, y_<t) / answer tokens
+    loss = -Σ_best answers log p(y_t | x, y_<t) / answer tokens,    best by r - β (log π(y | x) - log π_ref(y | x))
 
-RAFT (Dong et al. 2023, arXiv:2304.06767): in each round the policy learns from the best of its own answers.
+RAFT (Dong et al. 2023, arXiv:2304.06767): in each round the policy learns from the best of its own answers. Nothing in
+the loss holds it to its start, so round upon round it climbs the reward, past where the reward is right. With β the
+drift of an answer counts against it when the best is chosen. Where the policy is π_ref exp(r/β) / Z, the optimum of
+reward less β · KL, all answers to a prompt are equally good, and the choice no longer drives it on.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ class Config(Online):
     """Rounds of sampling and learning."""
     batch: int = 32
     """Prompts in a round."""
+    beta: float = 0.0
+    """β, what one nat of drift from the reference takes off an answer's reward when the best is chosen; 0 is off."""
     passes: int = 1
     """Passes over a round's best answers."""
     minibatches: int = 2
@@ -45,8 +50,9 @@ class Config(Online):
 
 
 def NEEDS(config: Config) -> dict[str, str]:
-    """The reference only to measure drift on held-out prompts."""
-    return {"policy": "causal", **({"reference": "causal"} if config.heldout else {}), **reward_needs(config)}
+    """The reference only where drift counts, or is measured on held-out prompts."""
+    reference = {"reference": "causal"} if config.beta or config.heldout else {}
+    return {"policy": "causal", **reference, **reward_needs(config)}
 
 
 def rounds(config: Config, streams: Mapping[str, Any]) -> int:
@@ -59,7 +65,7 @@ def steps_per_round(config: Config) -> int:
 
 
 def batches(actors: Any, streams: Mapping[str, Any], state: Round) -> Iterator[AnswerBatch]:
-    from kilter.methods.advantages import dealt
+    from kilter.methods.advantages import dealt, drift_metrics, refuse_drift, scored
     from kilter.methods.rollout import answer_metrics, judged, roll_out, samples
     from kilter.models.sample import Sampling
 
@@ -68,10 +74,18 @@ def batches(actors: Any, streams: Mapping[str, Any], state: Round) -> Iterator[A
     settings = Sampling(temperature=c.temperature, max_new=c.max_new)
     rollout = roll_out(actors, items, settings, actors.seed, actors.stage, state.round, answers=c.answers)
     rewards, score_B = judged(actors, rollout, state.round)
+    metrics = answer_metrics(rollout, rewards, score_B)
+    worth_B = score_B
+    if c.beta:
+        part = scored(actors, rollout, range(len(rollout)))
+        metrics |= drift_metrics([part])
+        if state.round == 0:
+            refuse_drift(metrics["kl_max"])
+        worth_B = score_B - c.beta * ((part["old"] - part["ref"]) * part["mask"]).sum(-1).to(score_B)
     groups = rollout.group(c.answers)
-    best_G = score_B[groups].argmax(dim=1, keepdim=True)  # of equal ones the first drawn
+    best_G = worth_B[groups].argmax(dim=1, keepdim=True)  # of equal ones the first drawn
     kept = sorted(groups.gather(1, best_G)[:, 0].tolist())
-    metrics = {**answer_metrics(rollout, rewards, score_B), "reward_kept": float(score_B[kept].mean())}
+    metrics["reward_kept"] = float(score_B[kept].mean())
     prepared = [_batch(rollout, [kept[i] for i in rows]) for rows in dealt(len(kept), c.minibatches)]
     for number in range(c.passes * len(prepared)):
         batch = prepared[number % len(prepared)]
@@ -86,7 +100,7 @@ def _batch(rollout: Any, rows: list[int]) -> AnswerBatch:
 def evaluate(actors: Any, streams: Mapping[str, Any], state: Round) -> dict[str, float]:
     from kilter.methods.heldout import held_out
 
-    return held_out(actors, streams, state, rounds(actors.config, streams), 0.0)
+    return held_out(actors, streams, state, rounds(actors.config, streams), actors.config.beta)
 
 
 def weights(batch: AnswerBatch) -> dict[str, float]:

@@ -178,7 +178,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The whole rows of a JSONL file, one at a time; torn or foreign lines are passed over."""
     try:
         with open(path, encoding="utf-8", errors="replace") as lines:
@@ -220,22 +220,22 @@ def _stage(folder: Path, name: str, given: dict[str, Any]) -> StageFiles:
         return StageFiles(name, str(given.get("method", name)), given)
     home = folder / name
     record, done = _json(home / "stage.json"), _json(home / "DONE")
-    rejects = [row for row, _ in zip(_jsonl(home / "rejects.jsonl"), range(5), strict=False)]
+    rejects = [row for row, _ in zip(jsonl(home / "rejects.jsonl"), range(5), strict=False)]
     return StageFiles(
         name, str(record.get("method") or given.get("method") or name), given, record, done,
-        list(_jsonl(home / "metrics.jsonl")), rejects, list(_jsonl(home / "eval.jsonl")),
+        list(jsonl(home / "metrics.jsonl")), rejects, list(jsonl(home / "eval.jsonl")),
         begun=bool(record), finished=bool(done),
     )  # fmt: skip
 
 
-def _homes(folder: Path, stages: list[StageFiles]) -> list[Path]:
+def homes(folder: Path, stages: list[StageFiles]) -> list[Path]:
     """Where the verdict's files may lie: the stage that evaluates, whatever the recipe calls it."""
     names = [s.name for s in stages if s.method == "evaluate" and s.begun]
     return [folder / name for name in dict.fromkeys([*names, "evaluate"])]
 
 
 def _summary(folder: Path, stages: list[StageFiles]) -> dict[str, Any]:
-    for path in (folder, *_homes(folder, stages)):
+    for path in (folder, *homes(folder, stages)):
         if found := _json(path / "summary.json"):
             return found
     return {}
@@ -245,8 +245,8 @@ def _answers(folder: Path, stages: list[StageFiles]) -> tuple[list[dict[str, Any
     """A few prompts of each class, chosen by a hash of the prompt: never by hand, and never by score."""
     kept: dict[str, list[tuple[str, int, dict[str, Any]]]] = {}
     total = 0
-    for home in _homes(folder, stages):
-        for row in _jsonl(home / "answers.jsonl"):
+    for home in homes(folder, stages):
+        for row in jsonl(home / "answers.jsonl"):
             if not mapping(row.get("answers")):
                 continue
             total += 1

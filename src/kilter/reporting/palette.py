@@ -37,6 +37,7 @@ MODELS = (
     ("#8a6a00", "#e3c04a", "cross"),
     ("#5a55c4", "#a8a4ff", "plus"),
     ("#4a7a1e", "#9fce68", "star"),
+    ("#a33a3a", "#f08f8a", "hexagon"),
 )
 """Light, dark, shape; the first five belong to the models of the whole road."""
 OWN = {"base": 0, "sft": 1, "best-of-n": 2, "dpo": 3, "ppo": 4}
@@ -60,7 +61,7 @@ class Looks:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.index = {n: OWN[n] for n in names if n in OWN}
-        spare = [i for i in (5, 6, 7, 4, 3, 2, 0, 1) if i not in self.index.values()] or [0]
+        spare = [i for i in (5, 6, 7, 8, 4, 3, 2, 0, 1) if i not in self.index.values()] or [0]
         for name in names:
             if name not in self.index:
                 self.index[name] = spare[(len(self.index) - sum(n in OWN for n in self.index)) % len(spare)]
@@ -79,9 +80,13 @@ class Looks:
         return el("span", mark, nice(name), class_=f"model {self.colour(name)}")
 
 
+SPELT = ("sft", "dpo", "ppo", "kto", "ipo", "grpo", "rloo", "orpo", "simpo", "raft", "cpl")
+"""Names that are abbreviations."""
+
+
 def nice(name: str) -> str:
     """A model's or method's name as one says it."""
-    return name.upper() if name in ("sft", "dpo", "ppo", "kto", "ipo", "grpo", "rloo", "orpo", "simpo") else name
+    return name.upper() if name in SPELT else name
 
 
 def shape(kind: str, x: float, y: float, s: float) -> Html:
@@ -90,14 +95,16 @@ def shape(kind: str, x: float, y: float, s: float) -> Html:
         return el("circle", class_="ring", cx=x, cy=y, r=s * 0.86)
     if kind == "disc":
         return el("circle", class_="dot", cx=x, cy=y, r=s)
-    corners = {
+    every: dict[str, list[tuple[float, float]]] = {
         "diamond": [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
         "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
         "triangle": [(0, -1.2), (1.15, 0.85), (-1.15, 0.85)],
         "cross": [(-1, -1), (0, -0.4), (1, -1), (0.4, 0), (1, 1), (0, 0.4), (-1, 1), (-0.4, 0)],
         "plus": [(-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4), (0.4, 1.2), (-0.4, 1.2),
                  (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)],
+        "hexagon": [(-0.55, -1), (0.55, -1), (1.1, 0), (0.55, 1), (-0.55, 1), (-1.1, 0)],
         "star": [(0, -1.3), (0.35, -0.4), (1.25, -0.4), (0.55, 0.2), (0.8, 1.1), (0, 0.55), (-0.8, 1.1), (-0.55, 0.2),
                  (-1.25, -0.4), (-0.35, -0.4)],
-    }[kind]  # fmt: skip
+    }  # fmt: skip
+    corners = every[kind]
     return el("polygon", class_="dot", points=" ".join(f"{x + s * a:.1f},{y + s * b:.1f}" for a, b in corners))

@@ -76,7 +76,7 @@ TITLES = {
 }
 ASIDE = ("lr", "grad_norm", "reward_mean")
 """Curves that go behind a fold where there is no room beside the others."""
-QUIET = {"step", "round", "seconds", "tokens", "loss"}
+QUIET = {"step", "round", "seconds", "tokens", "tokens_trained", "rows", "loss"}
 """Columns that are no curve of their own where a method is unknown."""
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from kilter.data import streams as data
-from kilter.data.batches import PackedStream
+from kilter.data.batches import PackedStream, spent
 from kilter.data.records import write_jsonl
 from kilter.errors import RecipeError, RunError
 from kilter.methods import Method
@@ -233,7 +233,7 @@ class Loop:
                 f"stage {self.stage.name}, round {state.round}: {bad[0]} on the held-out prompts is {found[bad[0]]}; "
                 "the last checkpoint is kept. Lower lr, or look at the rewards"
             )
-        self.evals.append({"step": self.step, "round": state.round, **found})
+        self.evals.append({"step": self.step, "round": state.round, **found, "seconds": self.stage.seconds})
         if "merit" in found and (self.best is None or found["merit"] > self.best["merit"]):
             self._refuse_broken()
             self.best = {"round": state.round, "merit": found["merit"]}
@@ -291,7 +291,8 @@ class Loop:
             self.optimizers.step(factor)
             scale.stepped()
         self.optimizers.zero_grad()
-        return {**batch.metrics, **metrics, "lr": config.lr * factor, "seconds": time.perf_counter() - began}
+        last = {"lr": config.lr * factor, **spent(batch), "seconds": time.perf_counter() - began}
+        return {**batch.metrics, **metrics, **last}
 
     def _norms(self, norms: dict[str, float], batch: Any) -> dict[str, float]:
         """The gradients' norms as metrics; one that is not finite stops the run."""
