@@ -1,0 +1,364 @@
+"""Bytes of a training stage, as the engine allocates them: pure functions of a shape and a few settings.
+
+What is held all the time (weights, masters, optimiser state, adapters) stands beside what a phase adds: an update its
+gradients, the activations that wait for the backward pass, and the head's tiles; a rollout its stores of keys and
+values and the pass over the prompts. Formulas follow the engine tensor by tensor (`models.lean`, `models.head`,
+`models.decode`, `models.quant`, `train.optim`); tests/plan measures them with the profiler.
+Letters: t tokens in a micro-batch, m of them read by the head, e bytes of a number, h width, I feed-forward width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kilter.plan.shapes import Shape
+
+GIB = 2**30
+WIDTH = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+CONTEXT = GIB // 2
+"""What a CUDA driver takes for itself."""
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in four bits: its code, a byte of scale per 64, and four more per 256 of those."""
+ADAM8 = 2 * (1 + 4 / 256)
+"""Bytes of AdamW's state in eight bits."""
+TILE_BYTES = 32 << 20
+KEEP_BYTES = 16 << 20
+FUSE_BELOW = 100_000_000
+"""These three repeat models.head and models.decode, which would bring torch in; a test holds them equal."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of a stage's configuration decides about memory."""
+
+    dtype: str = "float32"
+    lora_rank: int = 0
+    quantize: str = "none"
+    train_layers: int = 0
+    checkpointing: bool = False
+    optimizer: str = "adamw"
+    cuda: bool = False
+
+    @property
+    def e(self) -> int:
+        """Bytes of a number."""
+        return WIDTH[self.dtype]
+
+    @property
+    def wide(self) -> int:
+        """Bytes of a number in float32 or wider."""
+        return max(4, self.e)
+
+    def learning(self, shape: Shape) -> int:
+        """Blocks that learn."""
+        return min(self.train_layers or shape.layers, shape.layers)
+
+
+@dataclass(frozen=True)
+class Role:
+    """One actor: what it is, whether it learns, and over which weights."""
+
+    name: str
+    kind: str
+    shape: Shape
+    base: str = "base"
+    """Which weights: roles of equal base share a backbone under LoRA."""
+    learns: bool = False
+    start: tuple[tuple[str, int], ...] = ()
+    """Frozen adapters that it begins from: (which, rank)."""
+    classifier: bool = False
+    """Its base has a one-label head of its own, and so can't be the language model's."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes by what they are for, in the order of the table."""
+
+    weights: float = 0.0
+    state: float = 0.0
+    """Masters, gradients and the optimiser's state."""
+    activations: float = 0.0
+    head: float = 0.0
+    rollout: float = 0.0
+    driver: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.state + self.activations + self.head + self.rollout + self.driver
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Weights that are held once, and the roles that read them."""
+
+    shape: Shape
+    roles: tuple[str, ...]
+    headed: bool
+    """A language model's head comes with it."""
+
+
+# --- weights and what training keeps beside them ----------------------------------------------------------------------
+
+
+def backbones(roles: list[Role], s: Settings) -> list[Backbone]:
+    """Under LoRA roles over one base share it, as `models.roles` groups them; without it every role has its own."""
+    if not s.lora_rank:
+        return [Backbone(r.shape, (r.name,), r.kind == "causal") for r in roles]
+    groups: dict[tuple[str, bool], list[Role]] = {}
+    for role in roles:
+        groups.setdefault((role.base, role.kind != "causal" and role.classifier), []).append(role)
+    return [
+        Backbone(g[0].shape, tuple(r.name for r in g), any(r.kind == "causal" for r in g)) for g in groups.values()
+    ]
+
+
+def backbone_bytes(b: Backbone, s: Settings) -> float:
+    """Its weights: linear layers in four bits where asked for, the rest in the stage's number type."""
+    shape, linear = b.shape, b.shape.layers * b.shape.block_linear
+    rest = shape.trunk - linear + (shape.head if b.headed else 0)
+    return linear * (NF4 if s.quantize == "nf4" else s.e) + rest * s.e
+
+
+def weights(roles: list[Role], s: Settings) -> float:
+    """Backbones, frozen adapters (each folder once), adapters that learn, and one-label heads."""
+    found = sum(backbone_bytes(b, s) for b in backbones(roles, s)) - _shared_lower(roles, s)
+    frozen = {name: role.shape.adapter(rank) for role in roles for name, rank in role.start}
+    found += sum(frozen.values()) * s.e
+    for role in roles:
+        if role.learns and s.lora_rank:
+            found += role.shape.adapter(s.lora_rank, s.learning(role.shape)) * s.wide
+        if role.kind != "causal":
+            found += role.shape.width * (s.wide if s.lora_rank else s.e)
+    return found
+
+
+def _shared_lower(roles: list[Role], s: Settings) -> float:
+    """Without LoRA, roles that begin from the same weights hold blocks below `train_layers` once."""
+    if s.lora_rank or not s.train_layers:
+        return 0.0
+    found, seen = 0.0, set()
+    for role in roles:
+        if role.base in seen:
+            lower = role.shape.layers - s.learning(role.shape)
+            found += (role.shape.embedding + lower * (role.shape.block_linear + role.shape.block_rest)) * s.e
+        seen.add(role.base)
+    return found
+
+
+def learned(role: Role, s: Settings) -> int:
+    """Parameters of a role that learn."""
+    shape, top = role.shape, s.learning(role.shape)
+    scalar = 0 if role.kind == "causal" else shape.width
+    if s.lora_rank:
+        return shape.adapter(s.lora_rank, top) + scalar
+    blocks = top * (shape.block_linear + shape.block_rest) + shape.tail + scalar
+    head = shape.head if role.kind == "causal" else 0
+    return blocks + head + (0 if s.train_layers else shape.embedding)
+
+
+def kept_state(role: Role, s: Settings) -> float:
+    """Float32 masters of 16-bit weights and the optimiser's state: held from the first step to the last."""
+    n = learned(role, s)
+    masters = 4 * n if s.e < 4 and not s.lora_rank else 0
+    state: float = 2 * s.wide * n
+    if s.optimizer == "adamw8bit":
+        state = ADAM8 * n
+    elif s.optimizer == "muon" and not s.lora_rank:
+        state -= s.wide * s.learning(role.shape) * role.shape.block_linear
+    elif s.optimizer == "muon":
+        state -= s.wide * n
+    return masters + state
+
+
+def gradients(role: Role, s: Settings) -> float:
+    """In float32 or wider; there from the first micro-batch of a step to its end."""
+    return s.wide * learned(role, s)
+
+
+# --- activations ------------------------------------------------------------------------------------------------------
+
+
+def _norm(tokens: float, width: int, s: Settings, full: bool) -> float:
+    """What RMS normalisation keeps: the normalised input, or below 32 bits the input in float32."""
+    if s.e >= 4:
+        return tokens * (width + 1) * s.e
+    return tokens * (4 * (width + 1) + (s.e * width if full else 0))
+
+
+def layer_saved(shape: Shape, s: Settings, t: float, m: float | None = None, first: bool = False) -> float:
+    """What one block keeps for its backward pass; of the last block only `m` tokens go beyond keys and values.
+
+    `first`: nothing below it learns, so what enters it has no gradient.
+    """
+    m = t if m is None else m
+    full = not s.lora_rank
+    if not shape.lean:
+        return _own_layer_saved(shape, s, t)
+    h, q, e = shape.width, shape.queries, s.e
+    enters = 0.0 if first and not full else _norm(t, h, s, full)
+    attention = e * (t * h + (m * h if m < t else 0))  # what q, k and v read, kept by weights or adapters that learn
+    if shape.head_norms:
+        attention += _norm(m, q, s, full) + _norm(t, shape.keys, s, full)
+    attention += e * q * (m + 2 * t) + m * (e * q + 4 * shape.heads)  # queries, repeated keys and values, result, sums
+    attention += e * m * q  # what the output projection reads
+    feed = _norm(m, h, s, full) + e * m * (h + 3 * shape.hidden)
+    return enters + attention + feed + _adapters_saved(shape, s, t)
+
+
+def _adapters_saved(shape: Shape, s: Settings, t: float) -> float:
+    """The narrow states between A and B, and below 32 bits the copies that take part in the product."""
+    if not s.lora_rank:
+        return 0.0
+    copies = s.e * shape.adapter(s.lora_rank, 1) if s.e < 4 else 0
+    return s.e * t * s.lora_rank * len(shape.linears) + copies
+
+
+def _own_layer_saved(shape: Shape, s: Settings, t: float) -> float:
+    """An estimate for families that take their own forward: more is kept by norms and activation functions."""
+    return t * (s.e * (2 * shape.width + 6 * shape.queries + 6 * shape.hidden) + 8 * shape.width)
+
+
+def layer_moving(shape: Shape, s: Settings, t: float) -> float:
+    """Gradients alive at once in a block's backward pass beyond what it frees, and one weight in full."""
+    biggest = max((o * i for o, i in shape.linears), default=0)
+    weight = biggest * (s.e if s.quantize == "nf4" else 0 if s.lora_rank else s.e + (4 if s.e < 4 else 0))
+    return s.e * t * (2 * shape.hidden + shape.width) + weight
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The tokens of one forward and backward of one role."""
+
+    tokens: float
+    read: float
+
+
+def trunk_saved(role: Role, s: Settings, p: Pass) -> float:
+    """What a role's forward keeps until its backward: every block's activations, or with checkpointing their inputs."""
+    shape, top = role.shape, s.learning(role.shape)
+    h = shape.width
+    rope = 2 * p.tokens * shape.head_width * s.e if shape.lean else 0
+    last = _norm(p.read, h, s, not s.lora_rank)
+    if s.checkpointing:
+        return rope + s.e * h * p.tokens * top + (0 if shape.lean and p.read < p.tokens else last)
+    blocks = sum(
+        layer_saved(shape, s, p.tokens, p.read if n == top - 1 else None, first=n == 0) for n in range(top)
+    )
+    return rope + blocks + last
+
+
+def backward_peak(role: Role, s: Settings, p: Pass) -> float:
+    """The most that a role's trunk holds in its backward pass: in its last block, the one below, or the embeddings."""
+    shape, top, saved = role.shape, s.learning(role.shape), trunk_saved(role, s, p)
+    last = layer_saved(shape, s, p.tokens, p.read, first=top == 1)
+    if s.checkpointing:
+        below = saved - s.e * shape.width * p.tokens + layer_saved(shape, s, p.tokens)
+        found = [saved + last + layer_moving(shape, s, p.read)]
+    else:
+        below = saved - last
+        found = [saved + layer_moving(shape, s, p.read)]
+    if top > 1:
+        found.append(below + layer_moving(shape, s, p.tokens))
+    if not s.lora_rank and not s.train_layers:
+        found.append(shape.embedding * (s.e + (4 if s.e < 4 else 0)) + s.e * p.tokens * shape.width)
+    return max(found)
+
+
+# --- the head ---------------------------------------------------------------------------------------------------------
+
+
+def head_saved(role: Role, s: Settings, m: float) -> float:
+    """Hidden states that are read, and the probabilities where they are few enough to be kept."""
+    states = s.e * m * role.shape.width
+    if role.kind != "causal":
+        return states + (4 * m * role.shape.width if s.e < 4 else 0)
+    kept = s.wide * m * role.shape.vocabulary
+    return states + (kept if kept <= KEEP_BYTES else 0)
+
+
+def head_moving(role: Role, s: Settings, m: float) -> float:
+    """Tiles of logits, and the gradients of what was read and of the head itself."""
+    shape = role.shape
+    if role.kind != "causal":
+        return s.wide * m * shape.width
+    rows = max(16, TILE_BYTES // (4 * shape.vocabulary))
+    tile = s.wide * min(m, rows) * shape.vocabulary
+    low = tile / 2 if s.e < 4 else 0
+    kept = s.wide * m * shape.vocabulary <= KEEP_BYTES
+    tiles = (tile if kept else 2 * tile if m <= rows else 4 * tile) + low
+    weight = 0 if s.lora_rank else shape.vocabulary * shape.width * (4 + 2 * s.e if s.e < 4 else 2 * s.e)
+    return tiles + weight + s.e * m * shape.width
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------
+
+
+def held(roles: list[Role], s: Settings) -> Parts:
+    """What is there in every phase once the first step has been taken."""
+    state = sum(kept_state(r, s) for r in roles if r.learns)
+    return Parts(weights(roles, s), state, driver=CONTEXT if s.cuda else 0)
+
+
+def update(roles: list[Role], s: Settings, passes: dict[str, Pass], memory: float = 0.0) -> Parts:
+    """The peak of a forward and backward; `memory`: what is kept of blocks below those that learn.
+
+    All roles that learn go forward, then backward in the opposite order, each freeing what it had saved.
+    """
+    at_rest, learning = held(roles, s), [r for r in roles if r.learns and r.name in passes]
+    state = at_rest.state + sum(gradients(r, s) for r in roles if r.learns)
+    most = (0.0, 0.0)
+    for number, role in enumerate(learning):
+        p = passes[role.name]
+        before = [(trunk_saved(r, s, passes[r.name]), head_saved(r, s, passes[r.name].read)) for r in learning[:number]]
+        trunks, heads = sum(b[0] for b in before), sum(b[1] for b in before)
+        in_head = (trunks + trunk_saved(role, s, p), heads + head_saved(role, s, p.read) + head_moving(role, s, p.read))
+        in_trunk = (trunks + backward_peak(role, s, p), heads)
+        most = max(most, in_head, in_trunk, key=sum)
+    return Parts(at_rest.weights, state, most[0] + memory, most[1], 0.0, at_rest.driver)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A rollout: how many rows run at once, and how long they are."""
+
+    rows: int
+    prompt: int
+    answer: int
+    lanes: int = 1
+    """Answers to one prompt, which share its keys and values."""
+    total: int = field(default=0)
+    """Answers in a round, which may be more than run at once."""
+
+
+def stores(shape: Shape, s: Settings, r: Sampled) -> float:
+    """Keys and values: prompts by slot, answers by row."""
+    slots = -(-r.rows // r.lanes)
+    tokens = slots * r.prompt + slots * r.lanes * r.answer
+    return 2.0 * shape.layers * shape.keys * s.e * tokens
+
+
+def fused(shape: Shape, s: Settings) -> float:
+    """The sampler's copies of projections that read one input, which small plain trunks get."""
+    if not shape.lean or s.lora_rank or shape.trunk >= FUSE_BELOW:
+        return 0.0
+    return s.e * shape.layers * shape.width * (shape.queries + 2 * shape.keys + 2 * shape.hidden)
+
+
+def sampling(shape: Shape, s: Settings, r: Sampled) -> float:
+    """The pass over the prompts that are let in together, or a step of all rows, whichever is larger."""
+    slots = -(-r.rows // r.lanes)
+    wide = 4 * shape.hidden if s.lora_rank else 3 * shape.hidden
+    prefill = s.e * slots * r.prompt * (2 * shape.width + shape.queries + 2 * shape.keys + wide)
+    scores = r.rows * shape.heads * (r.prompt + r.answer) * (2 * s.e + s.wide)
+    logits = r.rows * min(shape.vocabulary, 32768) * (s.e + s.wide + 8)
+    biggest = max((o * i for o, i in shape.linears), default=0) * s.e if s.quantize == "nf4" else 0
+    return max(prefill, scores, logits) + biggest
+
+
+def rollout(roles: list[Role], s: Settings, r: Sampled) -> Parts:
+    """The peak while answers are drawn: no gradients, but all that is held, and the stores."""
+    at_rest = held(roles, s)
+    shape = roles[0].shape
+    drawn = 24.0 * max(r.total, r.rows) * r.answer
+    extra = stores(shape, s, r) + fused(shape, s) + sampling(shape, s, r) + drawn
+    return Parts(at_rest.weights, at_rest.state, 0.0, 0.0, extra, at_rest.driver)
