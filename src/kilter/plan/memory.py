@@ -107,9 +107,7 @@ def backbones(roles: list[Role], s: Settings) -> list[Backbone]:
     groups: dict[tuple[str, bool], list[Role]] = {}
     for role in roles:
         groups.setdefault((role.base, role.kind != "causal" and role.classifier), []).append(role)
-    return [
-        Backbone(g[0].shape, tuple(r.name for r in g), any(r.kind == "causal" for r in g)) for g in groups.values()
-    ]
+    return [Backbone(g[0].shape, tuple(r.name for r in g), any(r.kind == "causal" for r in g)) for g in groups.values()]
 
 
 def backbone_bytes(b: Backbone, s: Settings) -> float:
@@ -231,6 +229,14 @@ class Pass:
 
     tokens: float
     read: float
+    chunk: float = 0.0
+    """Tokens that go through a block at once, where a micro-batch takes several turns; 0 for all."""
+
+    @property
+    def turn(self) -> tuple[float, float]:
+        """Tokens and read tokens of one turn."""
+        share = min(1.0, self.chunk / self.tokens) if self.chunk else 1.0
+        return self.tokens * share, self.read * share
 
 
 def trunk_saved(role: Role, s: Settings, p: Pass) -> float:
@@ -241,24 +247,23 @@ def trunk_saved(role: Role, s: Settings, p: Pass) -> float:
     last = _norm(p.read, h, s, not s.lora_rank)
     if s.checkpointing:
         return rope + s.e * h * p.tokens * top + (0 if shape.lean and p.read < p.tokens else last)
-    blocks = sum(
-        layer_saved(shape, s, p.tokens, p.read if n == top - 1 else None, first=n == 0) for n in range(top)
-    )
+    blocks = sum(layer_saved(shape, s, p.tokens, p.read if n == top - 1 else None, first=n == 0) for n in range(top))
     return rope + blocks + last
 
 
 def backward_peak(role: Role, s: Settings, p: Pass) -> float:
     """The most that a role's trunk holds in its backward pass: in its last block, the one below, or the embeddings."""
     shape, top, saved = role.shape, s.learning(role.shape), trunk_saved(role, s, p)
-    last = layer_saved(shape, s, p.tokens, p.read, first=top == 1)
+    t, m = p.turn
+    last = layer_saved(shape, s, t, m, first=top == 1)
     if s.checkpointing:
-        below = saved - s.e * shape.width * p.tokens + layer_saved(shape, s, p.tokens)
-        found = [saved + last + layer_moving(shape, s, p.read)]
+        below = saved - s.e * shape.width * t + layer_saved(shape, s, t)
+        found = [saved + last + layer_moving(shape, s, m)]
     else:
         below = saved - last
-        found = [saved + layer_moving(shape, s, p.read)]
+        found = [saved + layer_moving(shape, s, m)]
     if top > 1:
-        found.append(below + layer_moving(shape, s, p.tokens))
+        found.append(below + layer_moving(shape, s, t))
     if not s.lora_rank and not s.train_layers:
         found.append(shape.embedding * (s.e + (4 if s.e < 4 else 0)) + s.e * p.tokens * shape.width)
     return max(found)
@@ -315,6 +320,14 @@ def update(roles: list[Role], s: Settings, passes: dict[str, Pass], memory: floa
         in_trunk = (trunks + backward_peak(role, s, p), heads)
         most = max(most, in_head, in_trunk, key=sum)
     return Parts(at_rest.weights, state, most[0] + memory, most[1], 0.0, at_rest.driver)
+
+
+def scoring(roles: list[Role], s: Settings, p: Pass) -> Parts:
+    """The peak of a forward without a gradient: one block's states, then the head's tiles."""
+    at_rest, shape = held(roles, s), roles[0].shape
+    block = s.e * p.turn[0] * (2 * shape.width + 5 * shape.queries + (4 if s.lora_rank else 3) * shape.hidden)
+    tiles = 4.0 * s.wide * min(p.turn[1], max(16, TILE_BYTES // (4 * shape.vocabulary))) * shape.vocabulary
+    return Parts(at_rest.weights, at_rest.state, block, max(0.0, tiles - block), 0.0, at_rest.driver)
 
 
 @dataclass(frozen=True)
