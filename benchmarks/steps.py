@@ -1,7 +1,7 @@
 """Milliseconds per optimiser step of a method at the sandbox's shapes, on random weights.
 
     python benchmarks/steps.py --method pretrain                      one step, median of 30
-    python benchmarks/steps.py --method dpo --waste 1000000           ragged sequences padded to one width
+    python benchmarks/steps.py --method dpo --threads 1               ranked answers on one thread
     GOMP_SPINCOUNT=300000 python benchmarks/steps.py --beside 1       spinning threads beside one busy process
 
 Quote ratios of runs made in turn, not single figures: two busy cores are noisy.
@@ -23,7 +23,6 @@ def main() -> None:
     parser.add_argument("--method", choices=("pretrain", "sft", "reward", "dpo"), default="pretrain")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--waste", type=int, help="padding tokens at which a group of ragged sequences ends")
     parser.add_argument("--beside", type=int, default=0, help="busy processes beside the measured one")
     args = parser.parse_args()
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(args.beside)]
@@ -44,7 +43,6 @@ def measure(args: argparse.Namespace, folder: Path) -> list[float]:
     import kilter  # noqa: F401  (sets the wait policy before torch is imported, unless the user has)
     from kilter import pipeline, recipes, runs
     from kilter.config import build
-    from kilter.models import logprobs
     from kilter.models.roles import load_actors
     from kilter.sandbox import build as world
     from kilter.sandbox.show import export
@@ -52,8 +50,6 @@ def measure(args: argparse.Namespace, folder: Path) -> list[float]:
     from kilter.train.optim import Optimizers
 
     torch.set_num_threads(args.threads)
-    if args.waste:
-        logprobs.WASTE = args.waste
     stage = runs.Stage("world", folder, world.Config(), 1)
     world.blank_model(stage, stage.config)
     from kilter.models.load import fresh, load_tokenizer, save

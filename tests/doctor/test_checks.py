@@ -18,7 +18,7 @@ from kilter.data.streams import RankedItem, TextItem
 from kilter.doctor import numerics, reward, rows, stage, tokens
 from kilter.doctor.finding import Finding, attempt, count, graded, worst
 from kilter.errors import RunError
-from kilter.models.roles import load_actors
+from kilter.models.roles import load_actors, needs_of, params_of
 from kilter.runs import Stage
 from kilter.train.loop import load_streams
 
@@ -235,7 +235,10 @@ def test_log_probs_that_depend_on_the_neighbours_fail(
 
 
 def test_a_model_whose_padding_is_seen_fails(make_model: Callable[..., Any]) -> None:
-    """A forward that ignores mask and positions: padded on the left, a row sees the padding; packed, its neighbour."""
+    """A forward that ignores mask and positions: padded on the left, a row sees the padding.
+
+    Packed documents don't see each other even so: the model's own forward is never given two in a row.
+    """
     model, judge = make_model("llama"), make_model("llama", "reward")
     for trunk in (model.model, judge.model):
         plain = trunk.forward
@@ -243,7 +246,7 @@ def test_a_model_whose_padding_is_seen_fails(make_model: Callable[..., Any]) -> 
     found = levels(numerics.logprobs_agree(model, SEQUENCES, STARTS, 0))
     assert found == {"log-probs: batch": "ok", "log-probs: order": "ok", "log-probs: padding side": "fail"}
     assert levels(numerics.scores_agree(judge, SEQUENCES, 0))["scores: padding side"] == "fail"
-    assert numerics.packing_agrees(model, SEQUENCES, 0).level == "fail"
+    assert numerics.packing_agrees(model, SEQUENCES, 0).level == "ok"
 
 
 def test_a_pad_token_that_stands_inside_rows_is_told(make_model: Callable[..., Any]) -> None:
@@ -321,7 +324,7 @@ def test_any_split_holds_for_the_methods_and_fails_for_a_mean_of_means(begin: Ca
     method, actors, streams = begin(name)
     assert stage.any_split(method, actors, streams).level == "ok"
     assert stage.any_split(per_micro(method), actors, streams).level == "fail"
-    assert all(p.grad is None for role in method.PARAMS for p in actors[role].parameters())
+    assert all(p.grad is None for role in params_of(method, actors.config) for p in actors[role].parameters())
 
 
 @pytest.mark.parametrize("step", [False, True])
@@ -329,16 +332,17 @@ def test_any_split_holds_for_the_methods_and_fails_for_a_mean_of_means(begin: Ca
 def test_lr_zero_leaves_the_kl_at_zero(begin: Callable[..., Any], step: bool, given: dict[str, Any]) -> None:
     method, actors, _ = begin("dpo", **given)
     assert stage.lr_zero(method, actors, SEQUENCES, STARTS, step).level == "ok"
-    with torch.no_grad():
-        next(actors.reference.parameters()).mul_(1.0001)
+    with torch.no_grad():  # of two views of one backbone, the policy alone has adapters
+        moving = actors.policy if given else actors.reference
+        next(p for n, p in moving.named_parameters() if "lora_B" in n or not given).add_(1e-3)
     assert stage.lr_zero(method, actors, SEQUENCES, STARTS, step).level == "fail"
 
 
 def test_frozen_models_stand_still_and_shared_ones_do_not(begin: Callable[..., Any]) -> None:
     method, actors, _ = begin("ppo")
-    before = [p.clone() for role in method.NEEDS for p in actors[role].parameters()]
+    before = [p.clone() for role in needs_of(method, actors.config) for p in actors[role].parameters()]
     assert {f.level for f in stage.frozen_stand_still(method, actors, SEQUENCES, STARTS)} == {"ok"}
-    after = [p for role in method.NEEDS for p in actors[role].parameters()]
+    after = [p for role in needs_of(method, actors.config) for p in actors[role].parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True)), "the check puts weights back to the bit"
     shared = copy.copy(actors)
     shared.reference = actors.policy

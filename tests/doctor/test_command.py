@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from kilter import cli, pipeline, runs
-from kilter.doctor import show, targets
+from kilter.doctor import show, stage, targets
 from kilter.doctor.finding import Finding, Section
 from kilter.errors import RunError
 from kilter.models import load
@@ -119,7 +119,7 @@ def test_a_checkpoint_is_examined_by_its_kind(
 def test_an_adapter_is_examined_merged_into_its_base(
     finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = said(capsys, str(finished[1] / "small" / "sft" / "adapter"))
+    code, out, _ = said(capsys, str(finished[1] / "small" / "sft" / "model"))
     assert code == 0
     assert "causal model (adapter, merged into its base)" in out
 
@@ -177,8 +177,7 @@ def test_rankings_without_a_tokenizer_are_compared_by_characters(
     code, out, _ = said(capsys, str(data), "--rows", "1")
     assert code == 0
     assert "warn  longer is chosen: the longer answer is the better one in 40 of 40 pairs" in out
-    assert "warn  pairs: 1 of 41 pairs compare an answer with itself" in out
-    assert f"warn  rows: 1 of 42 rows of r.jsonl can't be used; the first: {data}:42: " in out
+    assert f"warn  rows: 2 of 42 rows of r.jsonl can't be used; the first: {data}:41: " in out
     assert "give --model FOLDER" in out
     assert "user: q0⏎assistant: ⟦a long answer⏎⟧⟦short⏎⟧" in out
 
@@ -327,13 +326,14 @@ def test_a_failure_stops_the_run_unless_told_not_to_look(
     recipe: Recipe,
     world: Path,
     tmp_path: Path,
-    write_rows: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    same = [{"prompt": "tom", "chosen": "tea", "rejected": "tea"}] * 8
-    dpo = {"model": "llama", "data": str(write_rows(tmp_path / "same.jsonl", same)), "steps": 1}
+    planted = Finding("planted", "fail", "a fault that training would not notice", "mend it")
+    monkeypatch.setattr(stage, "model_findings", lambda *_: [planted])
+    dpo = {"model": "llama", "data": "rankings.jsonl", "steps": 1}
     path, where = recipe({"dpo": dpo}), ["--runs", str(tmp_path / "runs")]
-    with pytest.raises(RunError, match="stage dpo is stopped before its first step: data: pairs: 8 of 8 pairs"):
+    with pytest.raises(RunError, match=r"stage dpo is stopped before its first step: .*planted: a fault that"):
         pipeline.run(str(path), runs_dir=tmp_path / "runs")
     assert not (tmp_path / "runs" / "small" / "dpo" / "metrics.jsonl").exists()
     assert cli.main(["run", str(path), *where]) == 1, "it is examined again until it passes"
@@ -341,7 +341,8 @@ def test_a_failure_stops_the_run_unless_told_not_to_look(
     assert cli.main(["run", str(path), *where, "--no-doctor"]) == 0
     silent = pipeline.run(str(recipe({"dpo": dpo}, doctor=False)), runs_dir=tmp_path / "silent").folder
     assert not (silent / "dpo" / "doctor.json").exists()
-    argv = f"train dpo --model {world}/llama --data {tmp_path}/same.jsonl --out {tmp_path}/one --steps 1 --threads 1"
+    data = world / "rankings.jsonl"
+    argv = f"train dpo --model {world}/llama --data {data} --out {tmp_path}/one --steps 1 --threads 1"
     assert cli.main(argv.split()) == 1
     assert cli.main([*argv.split(), "--no-doctor"]) == 0
 

@@ -119,7 +119,7 @@ def test_a_round_of_ppo_by_hand(begin: Callable[..., Any]) -> None:
             raw += advantages
             rows.append((advantages, [x + v for x, v in zip(advantages, values, strict=True)]))
     flat = torch.tensor(raw, dtype=torch.float64)
-    mean, std = flat.mean(), flat.var(unbiased=False).sqrt()
+    mean, std = flat.mean(), flat.var().sqrt()
     place = iter(rows)
     for a in answers:
         for i in range(len(a.sequences)):

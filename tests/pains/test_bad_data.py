@@ -207,13 +207,13 @@ def test_reward_num_labels_2(train: Callable[..., Path], base: Callable[..., str
 
 @pytest.mark.parametrize("method", ["dpo", "reward"])
 def test_chosen_is_rejected(train: Callable[..., Path], method: str) -> None:
-    """A pair of one text with itself teaches nothing: counted; when there is no other pair, the run is stopped."""
+    """A pair of one text with itself teaches nothing: it is kept with its reason; too many of them stop the run."""
     same = {**RANKED, "rejected": RANKED["chosen"]}
-    found = doctor_says(train(method, [RANKED, same, RANKED, RANKED]), "data: pairs")
-    assert found["level"] == "warn"
-    assert "1 of 4 pairs compare an answer with itself" in found["saw"]
-    assert "mine.jsonl:2" in found["saw"]
-    with pytest.raises(RunError, match=r"4 of 4 pairs compare an answer with itself.*there is no preference to learn"):
+    folder = train(method, [RANKED, same, RANKED, RANKED], max_rejects=0.5)
+    (kept,) = [json.loads(line) for line in next(folder.rglob("rejects.jsonl")).read_text().splitlines()]
+    assert kept["where"].endswith("mine.jsonl:2")
+    assert "the answers are all the same text" in kept["reason"]
+    with pytest.raises(DataError, match=r"4 of 4 rows can't be used.*the answers are all the same text"):
         train(method, [same] * 4, where="none")
 
 

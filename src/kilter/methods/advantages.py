@@ -96,8 +96,8 @@ def estimated(parts: Sequence[Scored], score_parts: Sequence[Tensor], beta: floa
     ]
     if c.whiten_rewards:
         flat = torch.cat([r[s["mask"].bool()] for r, s in zip(rewards, parts, strict=True)])
-        spread = flat.std(unbiased=False)
-        rewards = [r / spread for r in rewards] if spread > 0 else rewards
+        white = whiten(flat, torch.ones_like(flat), shift=False).split([int(s["mask"].sum()) for s in parts])
+        rewards = [r.masked_scatter(s["mask"].bool(), w) for r, s, w in zip(rewards, parts, white, strict=True)]
     found = []
     for s, reward in zip(parts, rewards, strict=True):
         values = s.get("values", torch.zeros_like(reward))

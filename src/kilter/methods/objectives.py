@@ -68,9 +68,12 @@ def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, gamma: float, la
 
 
 def whiten(values_BR: Tensor, mask_BR: Tensor, shift: bool = True) -> Tensor:
-    """(x - mean) / std over the masked entries; without `shift` the mean is put back. A constant is only shifted."""
+    """(x - mean) / std over the masked entries, std with n - 1; without `shift` the mean is put back.
+
+    A constant, or a single entry, is only shifted.
+    """
     chosen = values_BR[mask_BR.bool()]
-    mean, var = chosen.mean(), chosen.var(unbiased=False)
+    mean, var = chosen.mean(), chosen.var() if len(chosen) > 1 else chosen.new_zeros(())
     white = (values_BR - mean) * torch.rsqrt(var + 1e-8) if var > 0 else values_BR - mean
     return (white if shift else white + mean) * mask_BR
 

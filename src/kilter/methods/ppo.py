@@ -71,7 +71,7 @@ class Config(Online):
     lam: float = 0.95
     """λ of GAE."""
     whiten_rewards: bool = False
-    """Divide a round's token rewards by their spread."""
+    """Scale a round's token rewards to a spread of one, around their mean."""
     corpus: str = ""
     """Text rows for pretraining-gradient mixing (ptx); empty for none."""
     corpus_rows: int = 2
