@@ -9,6 +9,8 @@ Letters: t tokens in a micro-batch, m of them read by the head, e bytes of a num
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kilter.plan.shapes import Shape
@@ -24,7 +26,10 @@ ADAM8 = 2 * (1 + 4 / 256)
 TILE_BYTES = 32 << 20
 KEEP_BYTES = 16 << 20
 FUSE_BELOW = 100_000_000
-"""These three repeat models.head and models.decode, which would bring torch in; a test holds them equal."""
+LARGE = 8192
+"""These four repeat models.head, models.decode and models.draw, which would bring torch in; a test holds them equal."""
+MUON_COPIES = 6
+"""Of the matrices that Muon turns orthogonal together: updates, their stack, what it becomes, and three products."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,26 @@ def gradients(role: Role, s: Settings) -> float:
 # --- activations ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Pass:
+    """The tokens of one forward and backward of one role."""
+
+    tokens: float
+    read: float
+    chunk: float = 0.0
+    """Tokens that go through a block at once, where a micro-batch takes several turns; 0 for all."""
+    keys: float = 0.0
+    """Keys and values as attention lines them up, where each answer repeats its shared prompt's; 0 for one a token."""
+    seen: float = 0.0
+    """Queries times keys of masks, where attention needs them."""
+
+    @property
+    def turn(self) -> Pass:
+        """One turn of it."""
+        share = min(1.0, self.chunk / self.tokens) if self.chunk else 1.0
+        return Pass(share * self.tokens, share * self.read, 0.0, share * self.keys, share * self.seen)
+
+
 def _norm(tokens: float, width: int, s: Settings, full: bool) -> float:
     """What RMS normalisation keeps: the normalised input, or below 32 bits the input in float32."""
     if s.e >= 4:
@@ -183,13 +208,12 @@ def _norm(tokens: float, width: int, s: Settings, full: bool) -> float:
     return tokens * (4 * (width + 1) + (s.e * width if full else 0))
 
 
-def layer_saved(shape: Shape, s: Settings, t: float, m: float | None = None, first: bool = False) -> float:
-    """What one block keeps for its backward pass; of the last block only `m` tokens go beyond keys and values.
+def layer_saved(shape: Shape, s: Settings, p: Pass, first: bool = False, last: bool = False) -> float:
+    """What one block keeps for its backward pass; in the last block only tokens read go beyond keys and values.
 
     `first`: nothing below it learns, so what enters it has no gradient.
     """
-    m = t if m is None else m
-    full = not s.lora_rank
+    t, m, full = p.tokens, p.read if last else p.tokens, not s.lora_rank
     if not shape.lean:
         return _own_layer_saved(shape, s, t)
     h, q, e = shape.width, shape.queries, s.e
@@ -197,7 +221,8 @@ def layer_saved(shape: Shape, s: Settings, t: float, m: float | None = None, fir
     attention = e * (t * h + (m * h if m < t else 0))  # what q, k and v read, kept by weights or adapters that learn
     if shape.head_norms:
         attention += _norm(m, q, s, full) + _norm(t, shape.keys, s, full)
-    attention += e * q * (m + 2 * t) + m * (e * q + 4 * shape.heads)  # queries, repeated keys and values, result, sums
+    attention += e * q * (m + 2 * (p.keys or t))  # queries, and keys and values as often as they are lined up
+    attention += m * (e * q + 4 * shape.heads) + e * p.seen  # the result, its sums, and masks as numbers
     attention += e * m * q  # what the output projection reads
     feed = _norm(m, h, s, full) + e * m * (h + 3 * shape.hidden)
     return enters + attention + feed + _adapters_saved(shape, s, t)
@@ -223,22 +248,6 @@ def layer_moving(shape: Shape, s: Settings, t: float) -> float:
     return s.e * t * (2 * shape.hidden + shape.width) + weight
 
 
-@dataclass(frozen=True)
-class Pass:
-    """The tokens of one forward and backward of one role."""
-
-    tokens: float
-    read: float
-    chunk: float = 0.0
-    """Tokens that go through a block at once, where a micro-batch takes several turns; 0 for all."""
-
-    @property
-    def turn(self) -> tuple[float, float]:
-        """Tokens and read tokens of one turn."""
-        share = min(1.0, self.chunk / self.tokens) if self.chunk else 1.0
-        return self.tokens * share, self.read * share
-
-
 def trunk_saved(role: Role, s: Settings, p: Pass) -> float:
     """What a role's forward keeps until its backward: every block's activations, or with checkpointing their inputs."""
     shape, top = role.shape, s.learning(role.shape)
@@ -247,26 +256,42 @@ def trunk_saved(role: Role, s: Settings, p: Pass) -> float:
     last = _norm(p.read, h, s, not s.lora_rank)
     if s.checkpointing:
         return rope + s.e * h * p.tokens * top + (0 if shape.lean and p.read < p.tokens else last)
-    blocks = sum(layer_saved(shape, s, p.tokens, p.read if n == top - 1 else None, first=n == 0) for n in range(top))
+    blocks = sum(layer_saved(shape, s, p, first=n == 0, last=n == top - 1) for n in range(top))
     return rope + blocks + last
 
 
-def backward_peak(role: Role, s: Settings, p: Pass) -> float:
-    """The most that a role's trunk holds in its backward pass: in its last block, the one below, or the embeddings."""
+def backward_peaks(role: Role, s: Settings, p: Pass) -> list[tuple[float, float]]:
+    """What a role's trunk holds at points of its backward pass, and the bytes of its own gradients that are there then.
+
+    In between both fall or rise evenly, so the last block, the one below, the first and the embeddings tell the most.
+    """
     shape, top, saved = role.shape, s.learning(role.shape), trunk_saved(role, s, p)
-    t, m = p.turn
-    last = layer_saved(shape, s, t, m, first=top == 1)
-    if s.checkpointing:
-        below = saved - s.e * shape.width * t + layer_saved(shape, s, t)
-        found = [saved + last + layer_moving(shape, s, m)]
-    else:
-        below = saved - last
-        found = [saved + layer_moving(shape, s, m)]
+    turn = p.turn
+    t, m = turn.tokens, turn.read
+    last = layer_saved(shape, s, turn, first=top == 1, last=True)
+    whole = gradients(role, s)
+    every = not s.lora_rank and not s.train_layers
+    head = s.wide * shape.vocabulary * shape.width if role.kind == "causal" and not s.lora_rank else 0.0
+    lowest = whole - (s.wide * shape.embedding if every and not (shape.tied and head) else 0.0)
+    block = (lowest - head) / top
+    below = saved - s.e * shape.width * t + layer_saved(shape, s, turn) if s.checkpointing else saved - last
+    found = [(saved + (last if s.checkpointing else 0.0) + layer_moving(shape, s, m), head)]
     if top > 1:
-        found.append(below + layer_moving(shape, s, t))
-    if not s.lora_rank and not s.train_layers:
-        found.append(shape.embedding * (s.e + (4 if s.e < 4 else 0)) + s.e * p.tokens * shape.width)
-    return max(found)
+        entry = s.e * shape.width * t if s.checkpointing else 0.0
+        first = layer_saved(shape, s, turn, first=True) + entry + layer_moving(shape, s, t)
+        found += [(below + layer_moving(shape, s, t), head + block), (first, lowest - block)]
+    if every:
+        low = shape.embedding * (s.e + (4 if s.e < 4 else 0))
+        found.append((low + s.e * p.tokens * shape.width, lowest))
+    return found
+
+
+def forward_moving(shape: Shape, s: Settings, t: float) -> float:
+    """States that are alive at once in a block whose forward keeps none of them, and one weight in full."""
+    biggest = max((o * i for o, i in shape.linears), default=0) if s.quantize == "nf4" else 0
+    attention = 2 * shape.width + 6 * shape.queries + 2 * shape.keys
+    feed = 4 * shape.width + shape.queries + 2 * shape.keys + (4 if s.lora_rank else 3) * shape.hidden
+    return s.e * (biggest + t * (2 * shape.head_width + max(attention, feed)))
 
 
 # --- the head ---------------------------------------------------------------------------------------------------------
@@ -304,30 +329,48 @@ def held(roles: list[Role], s: Settings) -> Parts:
     return Parts(weights(roles, s), state, driver=CONTEXT if s.cuda else 0)
 
 
-def update(roles: list[Role], s: Settings, passes: dict[str, Pass], memory: float = 0.0) -> Parts:
+def update(roles: list[Role], s: Settings, passes: dict[str, Pass], memory: float = 0.0, several: bool = True) -> Parts:
     """The peak of a forward and backward; `memory`: what is kept of blocks below those that learn.
 
-    All roles that learn go forward, then backward in the opposite order, each freeing what it had saved.
+    All roles that learn go forward, then backward in the opposite order, each freeing what it had saved. With `several`
+    micro-batches in a step, all gradients are there from the first on; else they come as activations go.
     """
     at_rest, learning = held(roles, s), [r for r in roles if r.learns and r.name in passes]
-    state = at_rest.state + sum(gradients(r, s) for r in roles if r.learns)
-    most = (0.0, 0.0)
+    whole = sum(gradients(r, s) for r in roles if r.learns)
+    points = [(0.0, 0.0, whole)]
     for number, role in enumerate(learning):
         p = passes[role.name]
-        before = [(trunk_saved(r, s, passes[r.name]), head_saved(r, s, passes[r.name].read)) for r in learning[:number]]
-        trunks, heads = sum(b[0] for b in before), sum(b[1] for b in before)
-        in_head = (trunks + trunk_saved(role, s, p), heads + head_saved(role, s, p.read) + head_moving(role, s, p.read))
-        in_trunk = (trunks + backward_peak(role, s, p), heads)
-        most = max(most, in_head, in_trunk, key=sum)
-    return Parts(at_rest.weights, state, most[0] + memory, most[1], 0.0, at_rest.driver)
+        waiting = [(r, passes[r.name]) for r in learning[:number]]
+        trunks = sum(trunk_saved(r, s, q) for r, q in waiting)
+        heads = sum(head_saved(r, s, q.read) for r, q in waiting)
+        done = sum(gradients(r, s) for r in learning[number + 1 :])
+        in_head = heads + head_saved(role, s, p.read) + head_moving(role, s, p.read)
+        points.append((trunks + trunk_saved(role, s, p), in_head, whole if several else done))
+        for size, there in backward_peaks(role, s, p):
+            points.append((trunks + size, heads, whole if several else done + there))
+    most = max(points, key=sum)
+    stepping = s.optimizer == "muon" and not s.lora_rank
+    if stepping and (moving := max(orthogonalising(r, s) for r in roles if r.learns)) + whole > sum(most):
+        most = (0.0, 0.0, whole + moving)
+    return Parts(at_rest.weights, at_rest.state + most[2], most[0] + memory, most[1], 0.0, at_rest.driver)
 
 
-def scoring(roles: list[Role], s: Settings, p: Pass) -> Parts:
-    """The peak of a forward without a gradient: one block's states, then the head's tiles."""
+def orthogonalising(role: Role, s: Settings) -> float:
+    """What Muon's step holds beside the gradients: matrices of one shape at a time, in several copies."""
+    alike = Counter(role.shape.linears)
+    each = [n * (MUON_COPIES * o * i + min(o, i) ** 2) for (o, i), n in alike.items()]
+    return s.wide * s.learning(role.shape) * max(each, default=0)
+
+
+def scoring(roles: list[Role], s: Settings, passes: Sequence[Pass], entropy: bool = False) -> Parts:
+    """The peak of forwards without a gradient: one block's states, or the head's tiles."""
     at_rest, shape = held(roles, s), roles[0].shape
-    block = s.e * p.turn[0] * (2 * shape.width + 5 * shape.queries + (4 if s.lora_rank else 3) * shape.hidden)
-    tiles = 4.0 * s.wide * min(p.turn[1], max(16, TILE_BYTES // (4 * shape.vocabulary))) * shape.vocabulary
-    return Parts(at_rest.weights, at_rest.state, block, max(0.0, tiles - block), 0.0, at_rest.driver)
+    rows = max(16, TILE_BYTES // (4 * shape.vocabulary))
+    block = max(forward_moving(shape, s, p.turn.tokens) for p in passes)
+    wide = (3 if entropy else 2) * s.wide
+    tiles = max(min(m, rows) * shape.vocabulary * wide + s.e * m * shape.width for m in (p.turn.read for p in passes))
+    by_head = tiles > block
+    return Parts(at_rest.weights, at_rest.state, 0 if by_head else block, tiles if by_head else 0, 0, at_rest.driver)
 
 
 @dataclass(frozen=True)
@@ -360,12 +403,11 @@ def fused(shape: Shape, s: Settings) -> float:
 def sampling(shape: Shape, s: Settings, r: Sampled) -> float:
     """The pass over the prompts that are let in together, or a step of all rows, whichever is larger."""
     slots = -(-r.rows // r.lanes)
-    wide = 4 * shape.hidden if s.lora_rank else 3 * shape.hidden
-    prefill = s.e * slots * r.prompt * (2 * shape.width + shape.queries + 2 * shape.keys + wide)
+    prefill = forward_moving(shape, s, slots * r.prompt) if shape.lean else 0.0
     scores = r.rows * shape.heads * (r.prompt + r.answer) * (2 * s.e + s.wide)
-    logits = r.rows * min(shape.vocabulary, 32768) * (s.e + s.wide + 8)
-    biggest = max((o * i for o, i in shape.linears), default=0) * s.e if s.quantize == "nf4" else 0
-    return max(prefill, scores, logits) + biggest
+    read = min(shape.vocabulary, LARGE)
+    logits = r.rows * read * (s.e + s.wide + 8) + 2 * s.e * r.rows * shape.width
+    return max(prefill, scores + forward_moving(shape, s, r.rows), logits)
 
 
 def rollout(roles: list[Role], s: Settings, r: Sampled) -> Parts:

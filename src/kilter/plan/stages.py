@@ -138,8 +138,8 @@ class Planned:
         """Sequences (or packed rows) in one optimiser step."""
         c = self.config
         if self.online:
-            whole = c.batch * getattr(c, "answers", 1)
-            return max(1, -(-int(whole) // min(getattr(c, "minibatches", 1), c.batch)))
+            whole, steps = int(c.batch * getattr(c, "answers", 1)), int(min(getattr(c, "minibatches", 1), c.batch))
+            return max(1, -(-whole // steps))
         return int(c.batch) * (self.lengths.answers if self.pairs else 1)
 
     @property
@@ -174,7 +174,7 @@ class Planned:
         """Tokens of the least micro-batch: a row, or a prompt with all its answers."""
         if self.packed:
             return self.row_tokens
-        return self.lengths.row * (self.compared if self.pairs else 1)
+        return self.lengths.row * (self.compared if self.pairs and self.kind != "labels" else 1)
 
     @property
     def compared(self) -> int:
@@ -183,22 +183,40 @@ class Planned:
             return 2 if self.config.pairs == "extremes" else int(self.config.answers)
         return self.lengths.answers
 
+    @property
+    def units_per_update(self) -> int:
+        """What an optimiser step is cut into micro-batches by: rows, or prompts with all their answers."""
+        c = self.config
+        if self.pairs and self.kind != "labels":
+            return int(-(-c.batch // min(getattr(c, "minibatches", 1), c.batch)))
+        return self.rows_per_update
+
+    @property
+    def micros(self) -> int:
+        """Micro-batches of one optimiser step."""
+        return -(-self.units_per_update // max(1, int(self.config.micro_tokens) // self.unit))
+
     def micro(self) -> Pass:
         """Tokens of one forward and backward; a prompt that several answers share counts once."""
         c, lengths = self.config, self.lengths
-        fit = max(1, int(c.micro_tokens) // self.unit)
+        fit = min(max(1, int(c.micro_tokens) // self.unit), self.units_per_update)
         if self.packed:
-            rows = min(fit, c.batch)
-            return Pass(rows * self.row_tokens, rows * self.row_tokens * lengths.trained)
-        if self.pairs:
-            k = self.compared
-            prompts = min(fit, -(-c.batch // min(getattr(c, "minibatches", 1), c.batch)))
-            shared = k > 1 and self.roles[0].shape.lean
-            tokens = prompts * (lengths.prompt + k * lengths.answer if shared else k * lengths.row)
-            read = prompts * k * (1 if self.learning[0].startswith("reward") else lengths.answer)
-            return Pass(tokens, read, FORWARD_TOKENS)
-        rows = min(fit, self.rows_per_update)
-        return Pass(rows * lengths.row, rows * lengths.answer)
+            return Pass(fit * self.row_tokens, fit * self.row_tokens * lengths.trained)
+        k = self.compared if self.pairs else int(getattr(c, "answers", 1))
+        if self.pairs and self.kind != "labels":
+            return self._tree(fit, fit * k)
+        grouped = self.kind == "labels" or (k > 1 and self.micros == 1)
+        return self._tree(-(-fit // k) if grouped else fit, fit)
+
+    def _tree(self, prompts: int, rows: int) -> Pass:
+        """So many answers to so many prompts; one that several answers share counts once."""
+        lengths, chunk = self.lengths, 0 if self.online and not self.pairs else FORWARD_TOKENS
+        read = rows * (1 if self.learning[0].startswith("reward") else lengths.answer)
+        if rows == prompts or not self.roles[0].shape.lean:
+            return Pass(rows * lengths.row, read, chunk)
+        tokens = prompts * lengths.prompt + rows * lengths.answer
+        keys = prompts * lengths.prompt + rows * lengths.row
+        return Pass(tokens, read, chunk, keys, rows * lengths.answer * lengths.row)
 
     def sampled(self) -> Sampled | None:
         """The rollout, where there is one."""
@@ -223,15 +241,27 @@ class Planned:
         if not self.trains:
             return found
         p = self.micro()
-        if self.online or "reference" in self.needs:
-            found["scores"] = memory.scoring(roles, s, p)
-        passes = dict.fromkeys(self.learning, p)
-        found["update"] = memory.update(roles, s, passes, self._remembered())
+        scored = [*([p] if "reference" in self.needs else []), *self._scored()]
+        if scored:
+            found["scores"] = memory.scoring(roles, s, scored, self.online and not self.pairs)
+        several = self.micros > 1 or bool(getattr(self.config, "corpus", ""))
+        found["update"] = memory.update(roles, s, dict.fromkeys(self.learning, p), self._remembered(), several)
         corpus = self._corpus()
         if corpus:
             beside = memory.update(roles, s, {self.learning[0]: corpus}, self._remembered())
             found["update"] = max(found["update"], beside, key=lambda x: x.total)
         return found
+
+    def _scored(self) -> list[Pass]:
+        """Forwards that go by `FORWARD_TOKENS`, whatever the micro-batch: a rollout's rewards, KTO's drift."""
+        lengths, sampled = self.lengths, self.sampled()
+        if sampled and "reward" in self.needs:
+            rows = min(sampled.total, max(1, FORWARD_TOKENS // lengths.row))
+            return [replace(self._tree(-(-rows // sampled.lanes), rows), read=0)]
+        if self.method == "kto":
+            rows = min(self.rows_per_update, max(1, FORWARD_TOKENS // lengths.row))
+            return [self._tree(rows, rows)]
+        return []
 
     def _corpus(self) -> Pass | None:
         c = self.config
