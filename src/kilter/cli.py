@@ -9,6 +9,7 @@ import argparse
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -36,9 +37,16 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(argv)
 
 
+class _Layout(argparse.RawDescriptionHelpFormatter):
+    """Argparse's own layout, but a word with a hyphen stays whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 def _layout(prog: str) -> argparse.HelpFormatter:
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=width)
+    return _Layout(prog, max_help_position=28, width=width)
 
 
 @dataclass(frozen=True)

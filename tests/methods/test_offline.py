@@ -269,12 +269,13 @@ def test_preferred_ft_imitates_the_best_answers_alone(begin: Begin) -> None:
 
 
 def test_kto_begins_at_its_reference_and_a_tampered_one_is_refused(begin: Begin) -> None:
-    method, actors, streams = begin("kto", data="labels.jsonl", dtype="float32", lora_rank=2)
-    batch = batch_of(method, actors, streams, first=True)
-    assert (batch.drift, batch.metrics["kl"]) == (0.0, 0.0)
-    found = accumulate(method, actors, batch.split(300))
-    assert (found["gain_good"], found["gain_bad"]) == (0.0, 0.0)
-    assert found["loss"] == 0.5  # 1 - σ(0), good or bad
+    for rank in (2, 0):
+        method, actors, streams = begin("kto", data="labels.jsonl", dtype="float32", lora_rank=rank)
+        batch = batch_of(method, actors, streams, first=True)
+        assert (batch.drift, batch.metrics["kl"]) == (0.0, 0.0)
+        found = accumulate(method, actors, batch.split(300))
+        assert (found["gain_good"], found["gain_bad"]) == (0.0, 0.0)
+        assert found["loss"] == 0.5  # 1 - σ(0), good or bad
     with torch.no_grad():
         next(actors.reference.parameters()).mul_(1.0001)
     with pytest.raises(RunError, match="before the first step the policy"):
@@ -433,15 +434,16 @@ def test_the_shares_of_an_ensemble_are_keyed_by_the_prompt(begin: Begin) -> None
     assert set(flat) > {0.0, 1.0, 2.0}
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_a_trained_head_survives_its_folders(world: Path, tmp_path: Path, begin: Begin, rank: int) -> None:
+@pytest.mark.parametrize(("rank", "merge"), [(0, False), (4, False), (4, True)])
+def test_a_trained_head_survives_its_folders(world: Path, tmp_path: Path, begin: Begin, rank: int, merge: bool) -> None:
     """Scores from memory, from kilter's, transformers' and PEFT's reading of what was saved."""
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
     from kilter.models.logprobs import scores
 
-    method, actors, streams = begin("reward", dtype="float32", lora_rank=rank, lr=3e-3, batch=6, steps=5, warmup=0)
+    trained = {"lora_rank": rank, "merge": merge, "lr": 3e-3, "batch": 6, "steps": 5, "warmup": 0}
+    method, actors, streams = begin("reward", dtype="float32", **trained)
     stage = Stage("reward", tmp_path, actors.config, 1)
     seen: dict[str, torch.Tensor] = {}
     sequences = [s for item in streams["data"].items[:5] for s in item.sequences]
@@ -459,11 +461,13 @@ def test_a_trained_head_survives_its_folders(world: Path, tmp_path: Path, begin:
         reward.notes = keep
     assert float(seen["memory"].std()) > 1e-3
     read = {"kilter": load.load(str(tmp_path / "model"), "reward")}
-    read["transformers"] = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     if rank:
-        read["kilter's adapter"] = load.load(str(tmp_path / "adapter"), "reward")
         base = AutoModelForSequenceClassification.from_pretrained(world / "llama", num_labels=1)
-        read["peft"] = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        read["peft"] = PeftModel.from_pretrained(base, tmp_path / ("adapter" if merge else "model")).eval()
+    if merge:
+        read["kilter's adapter"] = load.load(str(tmp_path / "adapter"), "reward")
+    if merge or not rank:
+        read["transformers"] = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     for name, model in read.items():
         with torch.no_grad():
             if name in ("transformers", "peft"):
