@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from itertools import combinations
+from math import inf, log2
 from typing import Any
 
+from kilter.errors import KilterError
 from kilter.plan import memory
 from kilter.plan.stages import ROWS, Planned
 
@@ -13,6 +15,8 @@ SPARE = 0.05
 """Share of the memory left to fragmentation and small tensors that the plan does not count."""
 LEAST_ANSWER = 16
 """Answers are never planned shorter than this."""
+
+Change = dict[str, Any]
 
 
 def room(budget: float) -> float:
@@ -39,115 +43,134 @@ def largest_micro(p: Planned, budget: float) -> int:
     """The largest `micro_tokens` whose updates and scores fit, never more than a whole step needs; 0 for none."""
     if not p.trains:
         return 0
-    rows = -(-p.rows_per_update // (p.compared if p.pairs else 1))
 
     def good(n: int) -> bool:
         found = p.changed(micro_tokens=n * p.unit).phases()
         return all(x.total <= room(budget) for phase, x in found.items() if phase != "rollout")
 
-    return largest(1, rows, good) * p.unit
+    return largest(1, p.units_per_update, good) * p.unit
 
 
 def largest_rollout(p: Planned, budget: float) -> int:
-    """The most rows that can be decoded at once; 0 for none, or where nothing is drawn."""
+    """The most rows that can be decoded at once, never more than are drawn; 0 for none, or where nothing is drawn."""
     r = p.sampled()
     if r is None:
         return 0
     roles, s = p.roles, p.settings
-
-    def good(n: int) -> bool:
-        rows = replace(r, rows=n, lanes=min(r.lanes, n), total=max(n, r.total))
-        return memory.rollout(roles, s, rows).total <= room(budget)
-
-    return largest(1, ROWS["cuda" if p.cuda else "cpu"], good)
+    good = lambda n: memory.rollout(roles, s, r.at_once(n)).total <= room(budget)  # noqa: E731
+    return largest(1, min(r.total, ROWS["cuda" if p.cuda else "cpu"]), good)
 
 
-# --- changes, the cheapest first --------------------------------------------------------------------------------------
-
-Change = dict[str, Any]
+# --- changes ----------------------------------------------------------------------------------------------------------
 
 
-def _smaller_micro(p: Planned, budget: float) -> Change:
-    if not p.trains:
-        return {}
-    now, best = p.config.micro_tokens, largest_micro(p, budget) or p.unit
-    return {"micro_tokens": best} if best < now and p.changed(micro_tokens=best).micro() != p.micro() else {}
-
-
-def _checkpointing(p: Planned, budget: float) -> Change:
+def _checkpointing(p: Planned) -> Change:
     return {"checkpointing": True} if p.trains and not p.config.checkpointing else {}
 
 
-def _adamw8bit(p: Planned, budget: float) -> Change:
+def _bfloat16(p: Planned) -> Change:
+    return {"dtype": "bfloat16"} if p.trains and p.cuda and p.config.dtype == "float32" else {}
+
+
+def _adamw8bit(p: Planned) -> Change:
     return {"optimizer": "adamw8bit"} if p.trains and p.config.optimizer == "adamw" else {}
 
 
-def _lora(p: Planned, budget: float) -> Change:
-    if not p.trains or getattr(p.config, "scratch", False) or 0 < p.config.lora_rank <= 16:
-        return {}
-    return {"lora_rank": 16}
-
-
-def _nf4(p: Planned, budget: float) -> Change:
+def _nf4(p: Planned) -> Change:
     ready = p.trains and p.config.lora_rank and p.config.quantize == "none" and p.config.dtype != "float64"
     return {"quantize": "nf4"} if ready else {}
 
 
-def _fewer_rows(p: Planned, budget: float) -> Change:
-    """Fewer prompts in a round (or part), so that all its answers can be drawn together."""
-    r, name = p.sampled(), "batch" if p.trains else "part"
-    if r is None or not hasattr(p.config, name):
+def _lora(p: Planned) -> Change:
+    ready = p.trains and not p.config.lora_rank and not getattr(p.config, "scratch", False)
+    return {"lora_rank": 16} if ready else {}
+
+
+def _top_layers(p: Planned) -> Change:
+    if not p.trains or p.config.train_layers or getattr(p.config, "scratch", False):
         return {}
-    rows = max(largest_rollout(p, budget), 1)
-    fewer = max(1, rows // r.lanes)
-    return {name: fewer} if fewer < getattr(p.config, name) and fewer * r.lanes < r.rows else {}
+    return {"train_layers": max(1, p.roles[0].shape.layers // 4)}
 
 
-def _shorter(p: Planned, budget: float) -> Change:
-    """Shorter answers, halved until they fit."""
-    if p.sampled() is None:
-        return {}
-    length = int(p.config.max_new)
-    while length > LEAST_ANSWER and not fits(p.changed(max_new=length), budget):
-        length = max(LEAST_ANSWER, length // 2)
-    return {"max_new": length} if length < p.config.max_new else {}
+def _fewer_prompts(p: Planned) -> Change:
+    """Of a room, which has no setting for the rows that are decoded together."""
+    r = p.sampled()
+    return {"part": 1} if r and not p.trains and getattr(p.config, "part", 1) > 1 else {}
 
 
-MOVES = (_smaller_micro, _checkpointing, _adamw8bit, _lora, _nf4, _fewer_rows, _shorter)
-"""In the order of their price: time first, then a coarser optimiser, then what learns, then what is sampled."""
+def _shorter(p: Planned) -> Change:
+    now = int(getattr(p.config, "max_new", 0)) if p.sampled() else 0
+    return {"max_new": max(LEAST_ANSWER, now // 2)} if now > LEAST_ANSWER else {}
+
+
+MOVES: tuple[tuple[int, Callable[[Planned], Change]], ...] = (
+    (2, _checkpointing),
+    (3, _bfloat16),
+    (4, _adamw8bit),
+    (5, _nf4),
+    (12, _lora),
+    (13, _top_layers),
+    (25, _fewer_prompts),
+    (30, _shorter),
+)
+"""Prices: time first, then a coarser arithmetic, then what learns, then what is sampled. A smaller
+micro-batch or rollout, which changes no result, is free until it costs time, and made as large as the rest allows."""
+AT_EASE = 16
+"""Rows that are decoded together without much loss of speed."""
+HALVING = 3
+"""The price of each halving of them below that: a rollout takes twice as long."""
 
 
 def cheapest(p: Planned, budget: float) -> Change | None:
-    """The fields to change so that a stage fits; empty where it does, None where no change that is known is enough.
-
-    Changes are added in the order of their price until the stage fits; then each that has turned out to be needless is
-    taken back, the dearest first, and what is left of the micro-batch is made as large as it can be.
-    """
+    """The fields to change so that a stage fits; empty where it does, None where no change that is known is enough."""
     if fits(p, budget):
         return {}
-    chosen: list[Change] = []
-    for move in MOVES:
-        change = move(_with(p, chosen), budget)
-        if change:
-            chosen.append(change)
-            if fits(_with(p, chosen), budget):
-                return _pruned(p, chosen, budget)
-    return None
+    every = [(sum(price for price, _ in m), m) for n in range(len(MOVES) + 1) for m in combinations(MOVES, n)]
+    best: tuple[float, Change | None] = (inf, None)
+    for price, moves in sorted(every, key=lambda e: (e[0], len(e[1]))):
+        if price >= best[0]:
+            break
+        made = _made(p, moves)
+        change = None if made is None else _sized(p, made, budget)
+        if change is not None:
+            rows = change.get("rollout_rows", AT_EASE)
+            best = min(best, (price + HALVING * max(0.0, log2(AT_EASE / rows)), change), key=lambda b: b[0])
+    return best[1]
 
 
-def _with(p: Planned, changes: list[Change]) -> Planned:
-    merged = {k: v for change in changes for k, v in change.items()}
-    return p.changed(**merged) if merged else p
+def _made(p: Planned, moves: tuple[tuple[int, Callable[[Planned], Change]], ...]) -> Change | None:
+    """All of these changes together, LoRA before what needs it; None where one is none or can't be."""
+    found: Change = {}
+    for _, move in sorted(moves, key=lambda m: m[1] is not _lora):
+        change = move(_with(p, found))
+        if not change:
+            return None
+        found |= change
+    return found
 
 
-def _pruned(p: Planned, chosen: list[Change], budget: float) -> Change:
-    for change in list(reversed(chosen)):
-        rest = [c for c in chosen if c is not change]
-        if "lora_rank" in change and any("quantize" in c for c in rest):
-            continue
-        if fits(_with(p, rest), budget):
-            chosen = rest
-    merged = {k: v for change in chosen for k, v in change.items()}
-    if "micro_tokens" in merged:
-        merged["micro_tokens"] = largest_micro(p.changed(**merged), budget)
-    return merged
+def _with(p: Planned, change: Change) -> Planned:
+    return p.changed(**change) if change else p
+
+
+def _sized(p: Planned, change: Change, budget: float) -> Change | None:
+    """The change with a micro-batch and a rollout that fit, where it needs smaller ones; None where none fits."""
+    try:
+        made = _with(p, change)
+    except (KilterError, ValueError):  # fields that refuse each other
+        return None
+    found = dict(change)
+    if made.trains:
+        most = largest_micro(made, budget)
+        if not most:
+            return None
+        if made.micro().tokens > made.changed(micro_tokens=most).micro().tokens:
+            found["micro_tokens"] = most
+    r = made.sampled()
+    if r and made.trains:
+        rows = largest_rollout(made, budget)
+        if not rows:
+            return None
+        if rows < r.rows:
+            found["rollout_rows"] = rows
+    return found if fits(_with(p, found), budget) else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, replace
 
 from kilter.plan.shapes import Shape
 
@@ -80,16 +80,25 @@ class Parts:
     """Bytes by what they are for, in the order of the table."""
 
     weights: float = 0.0
-    state: float = 0.0
-    """Masters, gradients and the optimiser's state."""
+    """Of the models, each backbone once."""
+    adapters: float = 0.0
+    """LoRA's, frozen and learning, and the one-label heads beside them."""
+    optimizer: float = 0.0
+    """The optimiser's state, and float32 masters of 16-bit weights."""
+    gradients: float = 0.0
     activations: float = 0.0
+    """What waits for the backward pass, and what moves through one block."""
     head: float = 0.0
-    rollout: float = 0.0
+    """Hidden states that the vocabulary's head reads, and its tiles."""
+    cache: float = 0.0
+    """Keys and values of answers that are being drawn."""
+    sampling: float = 0.0
+    """What else drawing takes."""
     driver: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.weights + self.state + self.activations + self.head + self.rollout + self.driver
+        return float(sum(astuple(self)))
 
 
 @dataclass(frozen=True)
@@ -123,16 +132,24 @@ def backbone_bytes(b: Backbone, s: Settings) -> float:
 
 
 def weights(roles: list[Role], s: Settings) -> float:
-    """Backbones, frozen adapters (each folder once), adapters that learn, and one-label heads."""
+    """Backbones; without LoRA these are whole models."""
     found = sum(backbone_bytes(b, s) for b in backbones(roles, s)) - _shared_lower(roles, s)
+    heads = 0 if s.lora_rank else sum(r.shape.width for r in roles if r.kind != "causal")
+    return found + heads * s.e
+
+
+def adapters(roles: list[Role], s: Settings) -> float:
+    """Frozen adapters (each folder once), adapters that learn, and one-label heads of views."""
     frozen = {name: role.shape.adapter(rank) for role in roles for name, rank in role.start}
-    found += sum(frozen.values()) * s.e
-    for role in roles:
-        if role.learns and s.lora_rank:
-            found += role.shape.adapter(s.lora_rank, s.learning(role.shape)) * s.wide
-        if role.kind != "causal":
-            found += role.shape.width * (s.wide if s.lora_rank else s.e)
-    return found
+    return sum(frozen.values()) * s.e + sum(own_adapter(r, s) for r in roles)
+
+
+def own_adapter(role: Role, s: Settings) -> float:
+    """What a view has to itself: the adapter that it learns, and its one-label head."""
+    if not s.lora_rank:
+        return 0.0
+    learnt = role.shape.adapter(s.lora_rank, s.learning(role.shape)) if role.learns else 0
+    return s.wide * (learnt + (0 if role.kind == "causal" else role.shape.width))
 
 
 def _shared_lower(roles: list[Role], s: Settings) -> float:
@@ -326,7 +343,7 @@ def head_moving(role: Role, s: Settings, m: float) -> float:
 def held(roles: list[Role], s: Settings) -> Parts:
     """What is there in every phase once the first step has been taken."""
     state = sum(kept_state(r, s) for r in roles if r.learns)
-    return Parts(weights(roles, s), state, driver=CONTEXT if s.cuda else 0)
+    return Parts(weights(roles, s), adapters(roles, s), state, driver=CONTEXT if s.cuda else 0)
 
 
 def update(roles: list[Role], s: Settings, passes: dict[str, Pass], memory: float = 0.0, several: bool = True) -> Parts:
@@ -352,7 +369,7 @@ def update(roles: list[Role], s: Settings, passes: dict[str, Pass], memory: floa
     stepping = s.optimizer == "muon" and not s.lora_rank
     if stepping and (moving := max(orthogonalising(r, s) for r in roles if r.learns)) + whole > sum(most):
         most = (0.0, 0.0, whole + moving)
-    return Parts(at_rest.weights, at_rest.state + most[2], most[0] + memory, most[1], 0.0, at_rest.driver)
+    return replace(at_rest, gradients=most[2], activations=most[0] + memory, head=most[1])
 
 
 def orthogonalising(role: Role, s: Settings) -> float:
@@ -370,7 +387,7 @@ def scoring(roles: list[Role], s: Settings, passes: Sequence[Pass], entropy: boo
     wide = (3 if entropy else 2) * s.wide
     tiles = max(min(m, rows) * shape.vocabulary * wide + s.e * m * shape.width for m in (p.turn.read for p in passes))
     by_head = tiles > block
-    return Parts(at_rest.weights, at_rest.state, 0 if by_head else block, tiles if by_head else 0, 0, at_rest.driver)
+    return replace(at_rest, head=tiles) if by_head else replace(at_rest, activations=block)
 
 
 @dataclass(frozen=True)
@@ -382,8 +399,12 @@ class Sampled:
     answer: int
     lanes: int = 1
     """Answers to one prompt, which share its keys and values."""
-    total: int = field(default=0)
+    total: int = 0
     """Answers in a round, which may be more than run at once."""
+
+    def at_once(self, rows: int) -> Sampled:
+        """The same answers, so many at a time."""
+        return replace(self, rows=rows, lanes=min(self.lanes, rows), total=max(rows, self.total))
 
 
 def stores(shape: Shape, s: Settings, r: Sampled) -> float:
@@ -415,5 +436,4 @@ def rollout(roles: list[Role], s: Settings, r: Sampled) -> Parts:
     at_rest = held(roles, s)
     shape = roles[0].shape
     drawn = 24.0 * max(r.total, r.rows) * r.answer
-    extra = stores(shape, s, r) + fused(shape, s) + sampling(shape, s, r) + drawn
-    return Parts(at_rest.weights, at_rest.state, 0.0, 0.0, extra, at_rest.driver)
+    return replace(at_rest, cache=stores(shape, s, r), sampling=fused(shape, s) + sampling(shape, s, r) + drawn)

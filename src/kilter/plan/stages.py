@@ -143,6 +143,11 @@ class Planned:
         return int(c.batch) * (self.lengths.answers if self.pairs else 1)
 
     @property
+    def rows_are(self) -> str:
+        """What the rows of an update are."""
+        return "packed rows" if self.packed else "answers"
+
+    @property
     def updates_per_round(self) -> int:
         steps = getattr(self.module, "steps_per_round", None)
         return int(steps(self.config)) if steps else 1
@@ -225,7 +230,7 @@ class Planned:
             return None
         lanes = int(getattr(c, "answers", 0) or getattr(c, "answers_max", 0) or 1)
         prompts = int(getattr(c, "batch", 0) or getattr(c, "part", 0) or ROWS["cpu"])
-        most = ROWS["cuda" if self.cuda else "cpu"]
+        most = int(getattr(c, "rollout_rows", 0)) or ROWS["cuda" if self.cuda else "cpu"]
         lanes = min(lanes, most)
         return Sampled(min(most, prompts * lanes), self.lengths.prompt, int(c.max_new), lanes, prompts * lanes)
 
