@@ -139,7 +139,7 @@ def table(stages: list[dict[str, Any]]) -> list[str]:
     large = max((s["peak"]["total"] for s in stages), default=0) >= 4
     unit, factor, digits = ("GiB", 1, 2) if large else ("MiB", 1024, 0)
     shown = [n for n in COLUMNS if any(s["peak"][n] * factor >= 0.5 * 10**-digits for s in stages)]
-    rows = [[f"peak, {unit}", *(COLUMNS[n] for n in shown), "in all", "while", "fits"]]
+    rows = [[unit, *(COLUMNS[n] for n in shown), "peak", "while", "fits"]]
     for s in stages:
         cells = [f"{s['peak'][n] * factor:,.{digits}f}" for n in (*shown, "total")]
         cells = ["–" if c.strip("0.") == "" else c for c in cells]
