@@ -141,6 +141,20 @@ def test_words_of_the_batch_mean_one_thing_each(recipe: Callable[..., Path], sma
     assert (s["rows_per_update"], s["updates_per_round"]) == (8 * 4, 1)
 
 
+def test_held_out_prompts_and_best_answers_count_as_they_are_used(
+    recipe: Callable[..., Path], small: dict[str, Any], world: Path
+) -> None:
+    given = {"model": "llama", "reward": "reward", "data": "prompts.jsonl", "batch": 4, "max_new": 12}
+    p = plan_of(recipe({"raft": {**given, "answers": 4, "minibatches": 1}}))["raft"]
+    assert p.rows_per_update == 4  # of 16 answers the best to each prompt
+    rollout = p.sampled()
+    assert rollout is not None
+    assert (rollout.rows, rollout.lanes) == (16, 4)
+    held = plan_of(recipe({"raft": {**given, "answers": 4, "heldout": "heldout.jsonl"}}))["raft"].sampled()
+    assert held is not None
+    assert (held.rows, held.lanes) == (24, 1)  # more than a round draws
+
+
 def test_lengths_are_counted_where_the_rows_are_here(recipe: Callable[..., Path], small: dict[str, Any]) -> None:
     sft = small["sft"] | {"model": "llama", "corpus": ""}
     plan = show.make(str(recipe({"sft": sft})), flops=1e9)

@@ -59,6 +59,8 @@ class Lengths:
     """Share of the tokens of a packed row that the head reads."""
     rows: int | None = None
     """Rows in the file."""
+    heldout: int = 0
+    """Held-out prompts that are answered, too."""
     told: str = ""
     """Where these figures come from."""
 
@@ -134,11 +136,16 @@ class Planned:
         return self.kind in ("rankings", "labels") or self.method == "online-dpo"
 
     @property
+    def learnt_from(self) -> int:
+        """Answers to a prompt that an online method learns from; RAFT keeps the best alone."""
+        return 1 if self.method == "raft" else int(getattr(self.config, "answers", 1))
+
+    @property
     def rows_per_update(self) -> int:
         """Sequences (or packed rows) in one optimiser step."""
         c = self.config
         if self.online:
-            whole, steps = int(c.batch * getattr(c, "answers", 1)), int(min(getattr(c, "minibatches", 1), c.batch))
+            whole, steps = int(c.batch) * self.learnt_from, int(min(getattr(c, "minibatches", 1), c.batch))
             return max(1, -(-whole // steps))
         return int(c.batch) * (self.lengths.answers if self.pairs else 1)
 
@@ -207,7 +214,7 @@ class Planned:
         fit = min(max(1, int(c.micro_tokens) // self.unit), self.units_per_update)
         if self.packed:
             return Pass(fit * self.row_tokens, fit * self.row_tokens * lengths.trained)
-        k = self.compared if self.pairs else int(getattr(c, "answers", 1))
+        k = self.compared if self.pairs else self.learnt_from
         if self.pairs and self.kind != "labels":
             return self._tree(fit, fit * k)
         grouped = self.kind == "labels" or (k > 1 and self.micros == 1)
@@ -231,8 +238,10 @@ class Planned:
         lanes = int(getattr(c, "answers", 0) or getattr(c, "answers_max", 0) or 1)
         prompts = int(getattr(c, "batch", 0) or getattr(c, "part", 0) or ROWS["cpu"])
         most = int(getattr(c, "rollout_rows", 0)) or ROWS["cuda" if self.cuda else "cpu"]
-        lanes = min(lanes, most)
-        return Sampled(min(most, prompts * lanes), self.lengths.prompt, int(c.max_new), lanes, prompts * lanes)
+        lanes, asked = min(lanes, most), prompts * lanes
+        if self.lengths.heldout > asked:
+            lanes, asked = 1, self.lengths.heldout
+        return Sampled(min(most, asked), self.lengths.prompt, int(c.max_new), lanes, asked)
 
     def phases(self) -> dict[str, Parts]:
         """Bytes at the peak of each phase."""
@@ -429,14 +438,25 @@ def _lengths(known: Models, stage: str, c: Any, kind: str, source: Source) -> Le
     max_new = int(getattr(c, "max_new", 0))
     if max_new and room - max_new < 1:
         raise RecipeError(f"stage {stage}: max_new is {max_new}, but the context has {room} tokens in all; lower it")
+    heldout = _heldout(known, c) if kind == "prompts" else 0
     if path is not None and source.folder:
         try:
-            return _counted(path, source.folder, c, kind, room, max_new)
+            return replace(_counted(path, source.folder, c, kind, room, max_new), heldout=heldout)
         except (KilterError, OSError) as error:
             why = str(error)
     else:
         why = f"{text} is not here yet" if path is None else "there is no tokenizer here"
-    return _assumed(c, kind, room, max_new, f"assumed ({why})")
+    return replace(_assumed(c, kind, room, max_new, f"assumed ({why})"), heldout=heldout)
+
+
+def _heldout(known: Models, c: Any) -> int:
+    """Held-out prompts: counted where they are here, else as many as are ever decoded together."""
+    text = str(getattr(c, "heldout", ""))
+    path = None if recipes.stage_of(text, known.recipe.stages) else known.recipe.find(text) if text else None
+    if path is not None and path.is_file():
+        with open(path, "rb") as rows:
+            return sum(1 for _ in rows)
+    return ROWS["cuda"] if text else 0
 
 
 def _assumed(c: Any, kind: str, room: int, max_new: int, why: str) -> Lengths:
@@ -478,13 +498,13 @@ def _counted(path: Path, folder: str, c: Any, kind: str, room: int, max_new: int
         widest = min(room, long if kind == "demonstrations" else int(getattr(c, "row_tokens", long)))
         mean = sum(sizes) / len(sizes)
         share = trained / sum(sizes)
-        return Lengths(0, widest, 1, 0.0, mean, share, rows_in, told)
+        return Lengths(0, widest, 1, 0.0, mean, share, rows_in, told=told)
     if kind == "prompts":
         sizes = [min(len(i), room - max_new) for i in items]
-        return Lengths(max(sizes), max_new, 1, sum(sizes) / len(sizes), max_new, 1.0, rows_in, told)
+        return Lengths(max(sizes), max_new, 1, sum(sizes) / len(sizes), max_new, 1.0, rows_in, told=told)
     starts = [min(i.starts) for i in items]
     answers = [len(s) - st for i in items for s, st in zip(i.sequences, i.starts, strict=True)]
     each = max(len(i.sequences) for i in items)
     return Lengths(
-        max(starts), max(answers), each, sum(starts) / len(starts), sum(answers) / len(answers), 1.0, rows_in, told
+        max(starts), max(answers), each, sum(starts) / len(starts), sum(answers) / len(answers), 1.0, rows_in, told=told
     )
