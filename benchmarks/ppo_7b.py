@@ -3,13 +3,16 @@
     python benchmarks/ppo_7b.py --shape llama2-7b --cap 14                          a 16 GB card, bfloat16
     python benchmarks/ppo_7b.py --shape qwen2.5-7b --cap 14
     python benchmarks/ppo_7b.py --shape llama2-7b --cap 14 --dtype float16 --no-flash   a card without bfloat16 (T4)
-    python benchmarks/ppo_7b.py --shape llama2-7b --cap 8                           fewer and shorter answers at a time
+    python benchmarks/ppo_7b.py --shape llama2-7b --cap 8                           as the plan says for 8 GB
+    python benchmarks/ppo_7b.py --shape llama2-7b --cap 8 --plan-only               what the plan says, and nothing run
     python benchmarks/ppo_7b.py --shape tiny --device cpu                           the script itself, in a minute
 
 The weights are random and made on the device, layer by layer; so nothing is downloaded, and the figures are of memory
 and time alone. A real run begins from an SFT adapter and a reward adapter; both are here, random and frozen. `--cap`
 limits what PyTorch's allocator may take, so that a large card behaves like a small one; the driver's own half gigabyte
-comes on top. float16 begins with a low loss scale here, so that no step is skipped and the optimiser's state is there.
+comes on top. What is too large for the cap is changed as `kilter plan` would have it, and what the plan computes for
+each phase is printed first, beside what is then measured. float16 begins with a low loss scale here, so that no step is
+skipped and the optimiser's state is there.
 """
 
 from __future__ import annotations
@@ -69,33 +72,88 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quantize", choices=("nf4", "none"), default="nf4")
     parser.add_argument("--cap", type=float, default=0.0, help="GiB that the allocator may take; 0 for all there is")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--answers", type=int, help="answers in a round (16; 4 under a cap of 10 or less)")
-    parser.add_argument("--prompt", type=int, help="prompt tokens (256; 128 under a cap of 10 or less)")
-    parser.add_argument("--max-new", type=int, help="answer tokens (256; 128 under a cap of 10 or less)")
-    parser.add_argument(
-        "--micro-tokens", type=int, help="tokens of a forward and backward (2048; 512 under such a cap)"
-    )
+    parser.add_argument("--answers", type=int, help="answers in a round (16)")
+    parser.add_argument("--prompt", type=int, help="prompt tokens (256)")
+    parser.add_argument("--max-new", type=int, help="answer tokens (256)")
+    parser.add_argument("--micro-tokens", type=int, help="tokens of a forward and backward, at most (2048)")
+    parser.add_argument("--plan-only", action="store_true", help="print what the plan computes, and run nothing")
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args(argv)
-    small = 0 < args.cap <= 10
-    usual = {"answers": (16, 4), "prompt": (256, 128), "max_new": (256, 128), "micro_tokens": (2048, 512)}
+    usual = {"answers": 16, "prompt": 256, "max_new": 256, "micro_tokens": 2048}
     if args.shape == "tiny":
-        usual = {"answers": (4, 4), "prompt": (16, 16), "max_new": (16, 16), "micro_tokens": (64, 64)}
-    for name, values in usual.items():
+        usual = {"answers": 4, "prompt": 16, "max_new": 16, "micro_tokens": 64}
+    for name, value in usual.items():
         if getattr(args, name) is None:
-            setattr(args, name, values[small])
+            setattr(args, name, value)
     return args
 
 
-def build(args: argparse.Namespace) -> Any:
-    """A causal model with random weights, its trunk in four bits, never whole in any other form."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+def config_of(args: argparse.Namespace) -> Any:
+    """The stage's configuration."""
+    from kilter import config
+    from kilter.methods import ppo
 
-    from kilter.models import load, quant
+    given = {
+        "model": "random",
+        "reward": "random",
+        "data": "random",
+        "steps": args.rounds,
+        "batch": args.answers,
+        "max_new": args.max_new,
+        "micro_tokens": args.micro_tokens,
+        "ppo_epochs": 1,
+        "minibatches": 2,
+        "lora_rank": args.rank,
+        "quantize": args.quantize,
+        "dtype": args.dtype,
+        "checkpointing": True,
+        "lr": 1e-5,
+    }
+    return config.build(ppo.Config, given, "ppo")
+
+
+def shape_config(args: argparse.Namespace) -> Any:
+    """The model's configuration."""
+    from transformers import AutoConfig
 
     shape = dict(SHAPES[args.shape])
     config = AutoConfig.for_model(shape.pop("family").lower(), **shape, tie_word_embeddings=False)
     config.update({"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None})
+    return config
+
+
+def plan(args: argparse.Namespace, c: Any) -> tuple[Any, dict[str, Any]]:
+    """The configuration as it fits under the cap, and what the plan computes for each phase."""
+    from kilter.methods import ppo
+    from kilter.plan import fit, memory, show
+    from kilter.plan.shapes import shape_of
+    from kilter.plan.stages import Lengths, Planned, Source
+
+    shape = shape_of(shape_config(args))
+    source = {n: Source("random", shape, adapters=((n, args.rank),)) for n in ("sft", "reward")}
+    roles = {"policy": "sft", "reference": "sft", "reward": "reward", "value": "reward"}
+    lengths = Lengths(args.prompt, args.max_new, 1, args.prompt, args.max_new)
+    cuda = args.device.startswith("cuda")
+    whole = Planned(
+        "ppo", "ppo", ppo, c, {r: source[s] for r, s in roles.items()}, lengths, cuda, trains=True, kind="prompts"
+    )
+    change: dict[str, Any] | None = {}
+    if args.cap:
+        change = fit.cheapest(whole, args.cap * GIB + (memory.CONTEXT if cuda else 0))
+        if change is None:
+            raise SystemExit(f"the plan knows no change that fits {args.shape} into {args.cap:g} GiB")
+    made = whole.changed(**change) if change else whole
+    told = {phase: {k: round(v, 3) for k, v in show.gib(x).items()} for phase, x in made.phases().items()}
+    return made.config, {"change": change, "phases_gib": told}
+
+
+def build(args: argparse.Namespace) -> Any:
+    """A causal model with random weights, its trunk in four bits, never whole in any other form."""
+    from transformers import AutoModelForCausalLM
+
+    from kilter.models import load, quant
+
+    config = shape_config(args)
     dtype = load.DTYPES[args.dtype]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -193,7 +251,10 @@ def held_bytes(actors: Any) -> dict[str, int]:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
-    from kilter import config
+    c, planned = plan(args, config_of(args))
+    print(json.dumps({"plan": planned}), flush=True)
+    if args.plan_only:
+        return {"plan": planned}
     from kilter.methods import ppo
     from kilter.models import checkpointing
     from kilter.models.roles import Actors, share
@@ -209,23 +270,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         torch.backends.cuda.enable_cudnn_sdp(False)
     print(json.dumps({**vars(args), "torch": torch.__version__}), flush=True)
     watch = Watch(args)
-    given = {
-        "model": "random",
-        "reward": "random",
-        "data": "random",
-        "steps": args.rounds,
-        "batch": args.answers,
-        "max_new": args.max_new,
-        "micro_tokens": args.micro_tokens,
-        "ppo_epochs": 1,
-        "minibatches": 2,
-        "lora_rank": args.rank,
-        "quantize": args.quantize,
-        "dtype": args.dtype,
-        "checkpointing": True,
-        "lr": 1e-5,
-    }
-    c = config.build(ppo.Config, given, "ppo")
     torch.manual_seed(0)
     model = build(args)
     watch.phase("backbone")
@@ -269,6 +313,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "steps": [{k: r[k] for k in shown if k in r} for r in rows],
         "phases": watch.rows,
         "held_bytes": held,
+        "plan": planned,
     }
     print(json.dumps({k: done[k] for k in ("peak_gib", "steps_taken", "steps")}), flush=True)
     return done

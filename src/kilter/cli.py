@@ -87,6 +87,16 @@ VERBS: dict[str, Verb] = {
             "kilter doctor demos.jsonl --model ./my-model --rows 5",
         ),
     ),
+    "plan": Verb(
+        "what each stage of a recipe will need: memory, tokens, time; and what to change where it does not fit",
+        commands.plan_arguments,
+        commands.plan,
+        (
+            "kilter plan sandbox",
+            "kilter plan instructgpt --set sft.model=./my-model --gpu 16",
+            "kilter plan mine.yaml --gpu 24 --flops 1e14 --json",
+        ),
+    ),
     "recipes": Verb("list the recipes that ship with kilter", commands.recipes_arguments, commands.list_recipes),
     "init": Verb(
         "write a shipped recipe into this folder, to edit",

@@ -317,6 +317,46 @@ def doctor(args: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+# --- plan -------------------------------------------------------------------------------------------------------------
+
+
+def plan_arguments(parser: Arguments) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument(
+        "--gpu",
+        metavar="GIB",
+        type=float,
+        help="memory of the GPU to plan for (default: this machine's GPU, or its RAM)",
+    )
+    parser.add_argument(
+        "--flops", metavar="X", type=float, help="operations a second, e.g. 1e14 (default: measured on this machine)"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--set", metavar="STAGE.FIELD=VALUE", action="append", default=[], dest="settings", help="as for kilter run"
+    )
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Print what every stage will need; exit code 1 when one does not fit."""
+    for name, value in (("--gpu", args.gpu), ("--flops", args.flops)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{name} is {value:g}, but must be above 0")
+    settings = parse_settings(args.settings)
+    from kilter.plan.show import make, show
+    from kilter.terminal import console
+
+    found = make(args.recipe, settings, args.gpu, args.flops)
+    if args.json:
+        import json
+
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        show(found, console())
+    if not found["fits"]:
+        raise SystemExit(1)
+
+
 # --- chat and sandbox -------------------------------------------------------------------------------------------------
 
 

@@ -173,8 +173,11 @@ def shipped() -> dict[str, Path]:
     return {p.stem: p for p in sorted(SHIPPED.glob("*.yaml"))}
 
 
-def load(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe from a file or by the name of a shipped one, with overrides such as {"ppo.steps": 50, "seed": 2}."""
+def load(name: str, overrides: Mapping[str, Any] | None = None, files: bool = True) -> Recipe:
+    """A recipe from a file or by the name of a shipped one, with overrides such as {"ppo.steps": 50, "seed": 2}.
+
+    Without `files`, rows that it reads need not be there yet.
+    """
     known = shipped()
     path = known.get(name, Path(name).expanduser())
     if not path.is_file():
@@ -185,10 +188,10 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
         raise RecipeError(f"{path}: not valid UTF-8 (byte {error.start}); save the file as UTF-8") from error
     data = config.load_yaml(text, str(path))
     data.setdefault("name", path.stem)
-    return check(data, dict(overrides or {}), path)
+    return check(data, dict(overrides or {}), path, files)
 
 
-def check(data: dict[str, Any], overrides: dict[str, Any], path: Path) -> Recipe:
+def check(data: dict[str, Any], overrides: dict[str, Any], path: Path, files: bool = True) -> Recipe:
     """Refuse whatever can be refused before a stage runs: names, types, fields, references, cycles."""
     for key in data:
         if key not in TOP:
@@ -201,7 +204,7 @@ def check(data: dict[str, Any], overrides: dict[str, Any], path: Path) -> Recipe
     _override(top, stages, overrides, path)
     plans = {n: _plan(n, s, path) for n, s in stages.items()}
     for plan in plans.values():
-        _check_references(plan, plans, path)
+        _check_references(plan, plans, path, files)
     seed = config._fit_scalar(top["seed"] if top["seed"] is not None else 1, int, "seed")
     threads = config._fit_scalar(top["threads"] if top["threads"] is not None else 2, int, "threads")
     doctor = config._fit_scalar(top["doctor"] if top["doctor"] is not None else True, bool, "doctor")
@@ -281,7 +284,7 @@ def stage_of(text: str, stages: Mapping[str, Any]) -> str | None:
     return head if head in stages else None
 
 
-def _check_references(plan: StagePlan, plans: Mapping[str, StagePlan], path: Path) -> None:
+def _check_references(plan: StagePlan, plans: Mapping[str, StagePlan], path: Path, files: bool) -> None:
     for text in plan.references():
         target = stage_of(text, plans)
         if target == plan.name:
@@ -292,7 +295,7 @@ def _check_references(plan: StagePlan, plans: Mapping[str, StagePlan], path: Pat
             _check_function(text, plan.name, path)
         elif target is None and text and not Path(text).expanduser().exists() and not (path.parent / text).exists():
             looks_like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.endswith((".jsonl", ".json"))
-            if not looks_like_hub:
+            if not looks_like_hub and (files or not text.endswith((".jsonl", ".json"))):
                 raise RecipeError(
                     f"{path}: stage {plan.name!r} reads {text!r}, which is neither a stage, a file, a folder nor a hub "
                     "id"

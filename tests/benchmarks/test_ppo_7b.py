@@ -46,3 +46,20 @@ def test_two_rounds_on_one_backbone(dtype: str, quantize: str) -> None:
         assert held["backbone"] == (linear + rest) * wide
     else:  # half a byte each, a byte per 64, four per 256 of those, and two tables for each of the 28 layers
         assert held["backbone"] == rest * wide + linear // 2 + linear // 64 + 28 * (4 + 4 * 256 + 4 * 16)
+
+
+@pytest.mark.parametrize(
+    ("shape", "cap", "change"),
+    [
+        ("llama2-7b", 14, {}),
+        ("qwen2.5-7b", 14, {}),
+        ("llama2-7b", 8, {"rollout_rows"}),
+        ("qwen2.5-7b", 8, {"micro_tokens"}),
+    ],
+)
+def test_the_shape_under_a_cap_is_what_the_plan_recommends(shape: str, cap: int, change: set[str]) -> None:
+    planned = run("--shape", shape, "--device", "cuda", "--cap", str(cap), "--plan-only")["plan"]
+    assert set(planned["change"]) == set(change)
+    peaks = {phase: parts["total"] - parts["driver"] for phase, parts in planned["phases_gib"].items()}
+    assert max(peaks.values()) <= cap
+    assert max(peaks, key=lambda phase: peaks[phase]) in ("rollout", "update")

@@ -109,6 +109,15 @@ def test_draws_do_not_depend_on_order_neighbours_or_compaction(
             assert np.abs(np.array(a.logps) - np.array(b.logps)).max() < 1e-5
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_rows_drawn_at_a_time_change_nothing(make_model: Callable[..., Any], family: str) -> None:
+    model, settings = make_model(family), Sampling(max_new=12)
+    asked = [p for p in prompts(5) for _ in range(4)]
+    together = sample(model, asked, keys(20), settings, eos=1)
+    for rows in (1, 3, 8):
+        assert [a.ids for a in sample(model, asked, keys(20), settings, eos=1, rows=rows)] == [a.ids for a in together]
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
 def test_groups_that_share_a_prompt_draw_what_each_would_alone(
     make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, family: str

@@ -53,16 +53,21 @@ def sample(
     settings: Sampling,
     eos: int,
     tick: Callable[[int], None] | None = None,
+    rows: int = 0,
 ) -> list[Answer]:
-    """One answer per prompt; `keys[i]` names draw i. `tick(n)` is told of every n finished answers."""
+    """One answer per prompt; `keys[i]` names draw i. `tick(n)` is told of every n finished answers.
+
+    At most `rows` are decoded together, or what suits the device; memory and speed, never what is drawn.
+    """
     longest = max(map(len, prompts), default=0) + settings.max_new
     if prompts and decodes_lean(model, longest):
         with acting(model):
-            return _continuous(model, prompts, keys, settings, eos, tick)
+            return _continuous(model, prompts, keys, settings, eos, tick, rows)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: list[Answer | None] = [None] * len(prompts)
-    for begin in range(0, len(order), OWN_ROWS):
-        members = order[begin : begin + OWN_ROWS]
+    together = rows or OWN_ROWS
+    for begin in range(0, len(order), together):
+        members = order[begin : begin + together]
         found = _together(model, [prompts[i] for i in members], [keys[i] for i in members], settings, eos)
         for i, answer in zip(members, found, strict=True):
             answers[i] = answer
@@ -125,12 +130,13 @@ def _continuous(
     settings: Sampling,
     eos: int,
     tick: Callable[[int], None] | None,
+    rows: int,
 ) -> list[Answer]:
     """Decode with continuous batching: as rows finish, the next prompts are let in."""
     shape = ways_of(model).lean
     assert shape is not None  # the caller has asked
     device = device_of(model)
-    most = ROWS["cpu" if device.type == "cpu" else "other"]
+    most = rows or ROWS["cpu" if device.type == "cpu" else "other"]
     waiting = _groups(prompts, most)
     lanes = max(len(members) for members in waiting)
     rows = min(most, len(waiting) * lanes)

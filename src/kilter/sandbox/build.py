@@ -119,8 +119,6 @@ def other_texts(seed: int, n: int, taken: Iterable[str]) -> list[str]:
 
 def blank_model(stage: Stage, c: Config) -> None:
     """A folder with tokenizer and configuration but no weights, for `pretrain` with `scratch`."""
-    from transformers import LlamaConfig
-
     from kilter.sandbox import tokenizer
 
     with whole_folder(stage.path("blank")) as folder:
@@ -128,18 +126,25 @@ def blank_model(stage: Stage, c: Config) -> None:
         from transformers import AutoTokenizer
 
         tok = AutoTokenizer.from_pretrained(folder)
-        LlamaConfig(
-            vocab_size=len(tok),
-            hidden_size=c.width,
-            num_hidden_layers=c.layers,
-            num_attention_heads=c.heads,
-            num_key_value_heads=c.heads,
-            intermediate_size=c.hidden,
-            max_position_embeddings=c.context,
-            tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
-            pad_token_id=tok.pad_token_id,
-            eos_token_id=tok.eos_token_id,
-            bos_token_id=None,
-            architectures=["LlamaForCausalLM"],
-        ).save_pretrained(folder)
+        blank_config(c, tok).save_pretrained(folder)
+
+
+def blank_config(c: Config, tok: Any) -> Any:
+    """The blank model's configuration."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tok),
+        hidden_size=c.width,
+        num_hidden_layers=c.layers,
+        num_attention_heads=c.heads,
+        num_key_value_heads=c.heads,
+        intermediate_size=c.hidden,
+        max_position_embeddings=c.context,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+        pad_token_id=tok.pad_token_id,
+        eos_token_id=tok.eos_token_id,
+        bos_token_id=None,
+        architectures=["LlamaForCausalLM"],
+    )
