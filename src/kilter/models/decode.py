@@ -72,6 +72,7 @@ class Decoder:
         )
         pack = pack and rows >= PACK_ROWS and sum(p.numel() for p in trunk.parameters()) < PACK_BELOW
         found = packed.pack(trunk, shape, rows) if pack else None
+        self.packed = found is not None
         own_room, prompt_room = (prompt_room + answer_room, 0) if self.joined else (answer_room, prompt_room)
         self.layers = [
             _Layer(

@@ -45,7 +45,8 @@ class Product:
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Into `out` where it is of use."""
         if self.blocked is not None:
-            return torch.ops.mkldnn._linear_pointwise(x, self.blocked, self.bias, "none", [], "")  # type: ignore[no-any-return]
+            found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.blocked, self.bias, "none", [], "")
+            return found
         if self.bias is not None:
             return torch.addmm(self.bias, x, self.weight, out=out)
         return torch.mm(x, self.weight, out=out)
@@ -120,19 +121,17 @@ def pack(trunk: Any, shape: Shape, rows: int) -> list[Packed] | None:
 
 def _plain(layer: Any) -> tuple[Tensor, Any]:
     """A layer's weight and bias, with what the current role's adapters add."""
-    if not isinstance(layer, LoraLinear):
-        return layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
-    base: Any = layer.base
+    base: Any = layer.base if isinstance(layer, LoraLinear) else layer
     weight: Tensor = base.weight.detach()
-    for adapter in layer.stack(current_role()):
+    for adapter in layer.stack(current_role()) if isinstance(layer, LoraLinear) else ():
         weight = weight + adapter.product().to(weight.dtype)
-    bias: Tensor | None = base.bias
-    return weight, None if bias is None else bias.detach()
+    return weight, None if base.bias is None else base.bias.detach()
 
 
 def _paired(weight: Tensor, shape: Shape) -> Tensor:
     """Entry i of a head's first half next to entry i of its second."""
-    return weight.unflatten(0, (-1, 2, shape.width // 2)).transpose(1, 2).reshape(weight.shape)
+    halves = weight.view(-1, 2, shape.width // 2, *weight.shape[1:])
+    return halves.transpose(1, 2).reshape(weight.shape)
 
 
 def turns(cos: Tensor, sin: Tensor) -> Tensor:
