@@ -32,14 +32,15 @@ PREFILL_TOKENS = 1024
 
 @dataclass
 class _Layer:
-    """A layer's modules, its packed weights where there are any, and its stores [rows or slots, G, room, D]."""
+    """A layer's modules, its packed weights where there are any, and its stores [rows or slots, 2G, room, D].
+
+    A store holds the heads' keys and then their values.
+    """
 
     module: Any
     packed: Packed | None
-    own_k: Tensor
-    own_v: Tensor
-    prompt_k: Tensor
-    prompt_v: Tensor
+    own: Tensor
+    prompt: Tensor
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Decoder:
         self.slots = -(-rows // lanes)
         self.joined = lanes == 1
         make = lambda n, room: torch.zeros(  # noqa: E731
-            n, shape.key_heads, room, shape.width, device=self.device, dtype=self.dtype
+            n, 2 * shape.key_heads, room, shape.width, device=self.device, dtype=self.dtype
         )
         pack = pack and rows >= PACK_ROWS and sum(p.numel() for p in trunk.parameters()) < PACK_BELOW
         found = packed.pack(trunk, shape, rows) if pack else None
@@ -78,8 +79,8 @@ class Decoder:
             _Layer(
                 layer,
                 found[i] if found else None,
-                *(make(self.slots * lanes, own_room) for _ in range(2)),
-                *(make(self.slots, prompt_room) for _ in range(2)),
+                make(self.slots * lanes, own_room),
+                make(self.slots, prompt_room),
             )
             for i, layer in enumerate(trunk.layers)
         ]
@@ -132,7 +133,8 @@ class Decoder:
                 q, k, v = lean.project(module.self_attn, shape, x, self.cos[positions], self.sin[positions])
             else:
                 x = packed.normal(h, self.little)
-                q, k, v = packed.heads_of(layer.packed, shape, x, self._turn(positions))
+                q, kv = packed.heads_of(layer.packed, shape, x, self._turn(positions))
+                k, v = kv.chunk(2, 1)
             self._store_prompts(layer, first, ends, k, v)
             if layer.packed is None:
                 h = h + lean.linear(module.self_attn.o_proj, lean.attend(q, k, v, plan, shape))
@@ -151,24 +153,25 @@ class Decoder:
         return self.turns[positions][:, None].expand(-1, self.shape.heads + self.shape.key_heads, -1).contiguous()
 
     def _store_prompts(self, layer: _Layer, first: int, ends: np.ndarray, k: Tensor, v: Tensor) -> None:
-        keys, values = (layer.own_k, layer.own_v) if self.joined else (layer.prompt_k, layer.prompt_v)
-        begin = 0
+        store = layer.own if self.joined else layer.prompt
+        G, begin = self.shape.key_heads, 0
         for slot, end in enumerate(ends.tolist(), first):
-            keys[slot, :, : end - begin] = k[begin:end].transpose(0, 1)
-            values[slot, :, : end - begin] = v[begin:end].transpose(0, 1)
+            store[slot, :G, : end - begin] = k[begin:end].transpose(0, 1)
+            store[slot, G:, : end - begin] = v[begin:end].transpose(0, 1)
             begin = end
 
     def _last(self, layer: _Layer, q_SHD: Tensor, first: int, lengths: np.ndarray) -> Tensor:
         """Attention of prompts' last tokens over the stores, [S, H·D]."""
-        keys, values = (layer.own_k, layer.own_v) if self.joined else (layer.prompt_k, layer.prompt_v)
-        part, width = slice(first, first + len(q_SHD)), int(lengths.max())
+        width = int(lengths.max())
+        store = (layer.own if self.joined else layer.prompt)[first : first + len(q_SHD), :, :width]
+        keys, values = store.chunk(2, 1)
         q_SGrD = q_SHD.view(len(q_SHD), self.shape.key_heads, -1, self.shape.width)
         scores = q_SHD.new_empty(*q_SGrD.shape[:3], width)
-        product(q_SGrD, keys[part, :, :width].transpose(-1, -2), scores)
+        product(q_SGrD, keys.transpose(-1, -2), scores)
         if (lengths < width).any():
             scores += self._behind(lengths, width)
         mixed = torch.empty_like(q_SGrD)
-        product(torch.softmax(scores, -1), values[part, :, :width], mixed)
+        product(torch.softmax(scores, -1), values, mixed)
         return mixed.view(len(mixed), -1)
 
     def _behind(self, lengths: np.ndarray, width: int) -> Tensor:
@@ -214,49 +217,51 @@ class Decoder:
         module, shape = layer.module, self.shape
         x = lean.norm(module.input_layernorm, h, shape)
         q, k, v = lean.project(module.self_attn, shape, x, *step.turn)
-        h = h + lean.linear(module.self_attn.o_proj, self._attend(layer, q * shape.scaling, k, v, step))
+        h = h + lean.linear(module.self_attn.o_proj, self._attend(layer, q * shape.scaling, torch.cat([k, v], 1), step))
         return h + lean.feed(module.mlp, lean.norm(module.post_attention_layernorm, h, shape))
 
     def _packed_layer(self, layer: _Layer, weights: Packed, h: Tensor, step: _Step) -> Tensor:
         """By its packed weights, in place."""
         assert isinstance(step.turn, Tensor)
-        q, k, v = packed.heads_of(weights, self.shape, packed.normal(h, self.little), step.turn)
-        weights.out.onto(h, self._attend(layer, q, k, v, step))
+        q, kv = packed.heads_of(weights, self.shape, packed.normal(h, self.little), step.turn)
+        weights.out.onto(h, self._attend(layer, q, kv, step))
         packed.feed(weights, h, packed.normal(h, self.little))
         return h
 
-    def _attend(self, layer: _Layer, q: Tensor, k: Tensor, v: Tensor, step: _Step) -> Tensor:
+    def _attend(self, layer: _Layer, q: Tensor, kv: Tensor, step: _Step) -> Tensor:
         """Store the rows' new keys and values and attend to all they see, [n, H·D]; queries are scaled."""
         n, size = len(q), self.prompt_width
         if isinstance(step.at, int):
-            layer.own_k[:n, :, step.at], layer.own_v[:n, :, step.at] = k, v
+            layer.own[:n, :, step.at] = kv
         else:
-            layer.own_k[self.row_at, :, step.at], layer.own_v[self.row_at, :, step.at] = k, v
+            layer.own[self.row_at, :, step.at] = kv
+        keys, values = layer.own[:n, :, : step.width].chunk(2, 1)
         q_nGrD, scores = q.view(n, self.shape.key_heads, -1, self.shape.width), step.scores
-        product(q_nGrD, layer.own_k[:n, :, : step.width].transpose(-1, -2), scores[..., size:])
+        product(q_nGrD, keys.transpose(-1, -2), scores[..., size:] if size else scores)
         if size:
-            scores[..., :size] = self._ask(q_nGrD, layer.prompt_k)
+            prompt_keys, prompt_values = layer.prompt[: len(self.prompt_length), :, :size].chunk(2, 1)
+            scores[..., :size] = self._ask(q_nGrD, prompt_keys)
         if step.mask is not None:
             scores += step.mask
         weight = torch.softmax(scores, -1, dtype=_wide(scores.dtype)).to(scores.dtype)
         mixed = torch.empty(n, *q_nGrD.shape[1:], device=self.device, dtype=self.dtype)
-        product(weight[..., size:], layer.own_v[:n, :, : step.width], mixed)
+        product(weight[..., size:] if size else weight, values, mixed)
         if size:
-            mixed += self._answer(weight[..., :size], layer.prompt_v)
+            mixed += self._answer(weight[..., :size], prompt_values)
         return mixed.view(n, -1)
 
     def _ask(self, q_nGrD: Tensor, keys: Tensor) -> Tensor:
         """Scores of each row's queries against its prompt, [n, G, r, P]."""
         asked = self._by_slot(q_nGrD)
         scores = asked.new_empty(*asked.shape[:3], self.prompt_width)
-        product(asked, keys[: len(asked), :, : self.prompt_width].transpose(-1, -2), scores)
+        product(asked, keys.transpose(-1, -2), scores)
         return self._by_row(scores, q_nGrD.shape[2])
 
     def _answer(self, weight_nGrP: Tensor, values: Tensor) -> Tensor:
         """What each row reads from its prompt, [n, G, r, D]."""
         given = self._by_slot(weight_nGrP)
         read = given.new_empty(*given.shape[:3], self.shape.width)
-        product(given, values[: len(given), :, : self.prompt_width], read)
+        product(given, values, read)
         return self._by_row(read, weight_nGrP.shape[2])
 
     def _by_slot(self, x_nGrX: Tensor) -> Tensor:
@@ -281,7 +286,7 @@ class Decoder:
         gaps = np.setdiff1d(np.arange(n), rows, assume_unique=True)
         moving = rows[rows >= n]
         held = self.fed + self.prompt_length[self.slot] if self.joined else self.fed
-        self._move(("own_k", "own_v"), moving, gaps, held.max(initial=0) + 1)
+        self._move("own", moving, gaps, held.max(initial=0) + 1)
         order[gaps] = moving
         order = order[:n]
         self.slot, self.lane, self.fed = self.slot[order], self.lane[order], self.fed[order]
@@ -299,21 +304,20 @@ class Decoder:
             return
         gaps = np.setdiff1d(np.arange(n), used, assume_unique=True)
         moving = used[used >= n]
-        self._move(("prompt_k", "prompt_v"), moving, gaps, self.prompt_length.max(initial=0))
+        self._move("prompt", moving, gaps, self.prompt_length.max(initial=0))
         new = np.arange(len(self.prompt_length))
         new[moving] = gaps
         self.prompt_length[gaps] = self.prompt_length[moving]
         self.prompt_length = self.prompt_length[:n]
         self.slot = new[self.slot]
 
-    def _move(self, names: tuple[str, ...], source: np.ndarray, target: np.ndarray, width: int) -> None:
+    def _move(self, name: str, source: np.ndarray, target: np.ndarray, width: int) -> None:
         if not len(source):
             return
         to, of = torch.from_numpy(target).to(self.device), torch.from_numpy(source).to(self.device)
         for layer in self.layers:
-            for name in names:
-                store = getattr(layer, name)[:, :, :width]
-                store[to] = store[of]
+            store = getattr(layer, name)[:, :, :width]
+            store[to] = store[of]
 
     def _arrange(self) -> None:
         """What every step reads of the rows' and slots' arrangement; changes only when rows come or go."""

@@ -81,7 +81,8 @@ def choose(p_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 def _in_blocks(x_BV: Tensor, fill: float = 0.0) -> Tensor:
     over = -x_BV.shape[-1] % BLOCK
-    return (F.pad(x_BV, (0, over), value=fill) if over else x_BV).unflatten(-1, (-1, BLOCK))
+    padded = F.pad(x_BV, (0, over), value=fill) if over else x_BV
+    return padded.view(len(x_BV), -1, BLOCK)
 
 
 def _reach(cdf_BV: Tensor, mass_B: Tensor) -> Tensor:

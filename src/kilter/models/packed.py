@@ -153,13 +153,13 @@ def little(width: int, eps: float, like: Tensor) -> Tensor:
 
 
 def heads_of(packed: Packed, shape: Shape, x: Tensor, turn: Tensor, out: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Turned and scaled queries [n, H, D], turned keys and plain values [n, G, D]."""
+    """Turned and scaled queries [n, H, D]; turned keys and then plain values [n, 2G, D]."""
     heads = packed.qkv(x, out).view(len(x), -1, shape.width)
     turning = heads[:, : shape.heads + shape.key_heads]
     if packed.head_norm is not None:
         normal(turning, packed.little, turning).mul_(packed.head_norm)
     torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(turn)
-    return heads[:, : shape.heads], heads[:, shape.heads : shape.heads + shape.key_heads], heads[:, -shape.key_heads :]
+    return heads[:, : shape.heads], heads[:, shape.heads :]
 
 
 def feed(packed: Packed, h: Tensor, x: Tensor) -> None:
