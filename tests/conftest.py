@@ -106,7 +106,7 @@ def model_config(tokenizer: Any) -> Callable[..., Any]:
     """A tiny configuration of a family."""
 
     def make(family: str = "llama", **given: Any) -> Any:
-        from transformers import GPT2Config, LlamaConfig, Qwen2Config
+        from transformers import GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
         common = {
             "vocab_size": len(tokenizer),
@@ -116,7 +116,7 @@ def model_config(tokenizer: Any) -> Callable[..., Any]:
         }
         if family == "gpt2":
             return GPT2Config(**{**common, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **given})
-        kind = {"llama": LlamaConfig, "qwen2": Qwen2Config}[family]
+        kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family]
         sizes = {
             "hidden_size": 32,
             "intermediate_size": 48,

@@ -1,66 +1,93 @@
 """Decoding with preallocated keys and values: a group's prompt stands once, finished rows make room for new prompts.
 
-Two stores per layer: prompts by slot and answers by row. A row attends to its slot and to its own tokens; rows of one
-slot ask it together. For trunks that take the lean forward (`models.forward`); the arithmetic is that of `models.lean`.
+Where every prompt has one answer, a row's prompt and answer stand in one store; where answers share prompts there are
+two, prompts by slot and answers by row, and rows of one slot ask it together. For trunks that take the lean forward
+(`models.forward`): by the packed weights of `models.packed` where it knows them, else by the arithmetic of
+`models.lean`, which is also what the packed way is tested against.
 n running rows, S slots, G key heads, r query heads per key head, D head width, P prompt tokens, A answer tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from kilter.models import lean
+from kilter.models import lean, packed
 from kilter.models.layout import lay_out
 from kilter.models.lean import Shape
+from kilter.models.packed import Packed, product
 
-FUSE_BELOW = 100_000_000
-"""Parameters of a trunk below which projections that read one input are fused (a copy of those weights)."""
+PACK_BELOW = 100_000_000
+"""Parameters of a trunk below which its weights are packed (a copy of them)."""
+PACK_ROWS = 4
+"""Rows from which packing pays."""
+PREFILL_TOKENS = 1024
+"""Prompt tokens that go through the layers together: few enough for a core's cache."""
 
 
 @dataclass
 class _Layer:
-    """A layer's modules, its fused projections where they are fused, and its stores."""
+    """A layer's modules, its packed weights where there are any, and its stores [rows or slots, 2G, room, D].
+
+    A store holds the heads' keys and then their values.
+    """
 
     module: Any
-    qkv: tuple[Tensor, Tensor | None] | None
-    gate_up: tuple[Tensor, Tensor | None] | None
-    prompt_k: Tensor
-    prompt_v: Tensor
-    own_k: Tensor
-    own_v: Tensor
+    packed: Packed | None
+    own: Tensor
+    prompt: Tensor
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What all layers of a step share."""
+
+    at: Tensor | int
+    """Where in its store each row's token goes; one number where that is the same for all."""
+    width: int
+    """Own entries that any row may see."""
+    mask: Tensor | None
+    turn: tuple[Tensor, Tensor] | Tensor
+    scores: Tensor
+    """Room for them, [n, G, r, P + width]."""
 
 
 class Decoder:
     """Rows being decoded together. `admit` appends rows, `step` feeds each its token, `keep` drops the finished."""
 
-    def __init__(self, trunk: Any, shape: Shape, rows: int, lanes: int, prompt_room: int, answer_room: int) -> None:
+    def __init__(
+        self, trunk: Any, shape: Shape, rows: int, lanes: int, prompt_room: int, answer_room: int, pack: bool = True
+    ) -> None:
         weight = trunk.embed_tokens.weight
         self.trunk, self.shape, self.lanes = trunk, shape, lanes
         self.device, self.dtype = weight.device, _compute_dtype(trunk)
         self.slots = -(-rows // lanes)
+        self.joined = lanes == 1
         make = lambda n, room: torch.zeros(  # noqa: E731
-            n, shape.key_heads, room, shape.width, device=self.device, dtype=self.dtype
+            n, 2 * shape.key_heads, room, shape.width, device=self.device, dtype=self.dtype
         )
-        fuse = sum(p.numel() for p in trunk.parameters()) < FUSE_BELOW
+        pack = pack and rows >= PACK_ROWS and sum(p.numel() for p in trunk.parameters()) < PACK_BELOW
+        found = packed.pack(trunk, shape, rows) if pack else None
+        self.packed = found is not None
+        own_room, prompt_room = (prompt_room + answer_room, 0) if self.joined else (answer_room, prompt_room)
         self.layers = [
             _Layer(
                 layer,
-                _fused([getattr(layer.self_attn, f"{n}_proj") for n in "qkv"]) if fuse else None,
-                _fused([layer.mlp.gate_proj, layer.mlp.up_proj]) if fuse else None,
-                *(make(self.slots, prompt_room) for _ in range(2)),
-                *(make(self.slots * lanes, answer_room) for _ in range(2)),
+                found[i] if found else None,
+                make(self.slots * lanes, own_room),
+                make(self.slots, prompt_room),
             )
-            for layer in trunk.layers
+            for i, layer in enumerate(trunk.layers)
         ]
-        positions = torch.arange(prompt_room + answer_room, device=self.device)
+        positions = torch.arange(prompt_room + own_room, device=self.device)
         self.cos, self.sin = lean.rotation(trunk, torch.empty(1, 1, device=self.device, dtype=self.dtype), positions)
+        self.little = packed.little(weight.shape[1], shape.eps, weight)
+        self.turns = packed.turns(self.cos, self.sin) if found else None
         self.slot, self.lane = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         self.fed = np.zeros(0, dtype=np.int64)
         """Own tokens of each row that stand in the store."""
@@ -78,107 +105,179 @@ class Decoder:
     def admit(self, prompts: Sequence[Sequence[int]], answers: Sequence[int]) -> Tensor:
         """Prefill prompts into free slots and open `answers[i]` rows each; the hidden states that draw their first."""
         first = len(self.prompt_length)
-        layout = lay_out(prompts)
-        slot_M = np.repeat(np.arange(first, first + len(prompts)), [len(p) for p in prompts])
-        at = torch.from_numpy(slot_M).to(self.device), torch.from_numpy(layout.positions).to(self.device)
-        h_Md = self._prefill(layout, at)
-        last = np.cumsum([len(p) for p in prompts]) - 1
-        self.prompt_length = np.append(self.prompt_length, [len(p) for p in prompts])
+        lengths = np.array([len(p) for p in prompts])
+        chunk = np.cumsum(lengths) // PREFILL_TOKENS
+        parts = np.split(np.arange(len(prompts)), np.flatnonzero(np.diff(chunk)) + 1)
+        states = [self._prefill([prompts[i] for i in part], first + int(part[0])) for part in parts]
+        self.prompt_length = np.append(self.prompt_length, lengths)
         self.slot = np.append(self.slot, np.repeat(np.arange(first, first + len(prompts)), answers))
         self.lane = np.append(self.lane, np.concatenate([np.arange(n) for n in answers]))
         self.fed = np.append(self.fed, np.zeros(sum(answers), dtype=np.int64))
         self._arrange()
-        return h_Md[torch.from_numpy(np.repeat(last, answers)).to(self.device)]
+        h_Sd = torch.cat(states) if len(states) > 1 else states[0]
+        return h_Sd[torch.from_numpy(np.repeat(np.arange(len(prompts)), answers)).to(self.device)]
 
-    def _prefill(self, layout: Any, at: tuple[Tensor, Tensor]) -> Tensor:
+    def _prefill(self, prompts: Sequence[Sequence[int]], first: int) -> Tensor:
+        """Put prompts into slots from `first` on; the hidden states at their last tokens."""
         trunk, shape = self.trunk, self.shape
+        layout = lay_out(prompts)
         h = trunk.embed_tokens(torch.from_numpy(layout.ids).to(self.device))
-        cos, sin = self.cos[at[1]], self.sin[at[1]]
+        positions = torch.from_numpy(layout.positions).to(self.device)
+        ends = np.cumsum([len(p) for p in prompts])
+        last = torch.from_numpy(ends - 1).to(self.device)
         plan = layout.plan(None, self.device)
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             module = layer.module
-            q, k, v = lean.project(module.self_attn, shape, lean.norm(module.input_layernorm, h, shape), cos, sin)
-            layer.prompt_k[at[0], :, at[1]], layer.prompt_v[at[0], :, at[1]] = k, v
-            h = h + lean.linear(module.self_attn.o_proj, lean.attend(q, k, v, plan, shape))
-            h = h + lean.feed(module.mlp, lean.norm(module.post_attention_layernorm, h, shape))
-        return lean.norm(trunk.norm, h, shape)
+            if layer.packed is None:
+                x = lean.norm(module.input_layernorm, h, shape)
+                q, k, v = lean.project(module.self_attn, shape, x, self.cos[positions], self.sin[positions])
+            else:
+                x = packed.normal(h, self.little)
+                q, kv = packed.heads_of(layer.packed, shape, x, self._turn(positions))
+                k, v = kv.chunk(2, 1)
+            self._store_prompts(layer, first, ends, k, v)
+            if layer.packed is None:
+                h = h + lean.linear(module.self_attn.o_proj, lean.attend(q, k, v, plan, shape))
+                h = h + lean.feed(module.mlp, lean.norm(module.post_attention_layernorm, h, shape))
+                continue
+            if number + 1 < len(self.layers):
+                layer.packed.out.onto(h, lean.attend(q, k, v, plan, replace(shape, scaling=1.0)))
+            else:  # from here on only what is read
+                h, q = h[last], q[last]
+                layer.packed.out.onto(h, self._last(layer, q, first, np.diff(ends, prepend=0)))
+            packed.feed(layer.packed, h, packed.normal(h, self.little))
+        return lean.norm(trunk.norm, h if len(h) == len(prompts) else h[last], shape)
+
+    def _turn(self, positions: Tensor) -> Tensor:
+        assert self.turns is not None
+        return self.turns[positions][:, None].expand(-1, self.shape.heads + self.shape.key_heads, -1).contiguous()
+
+    def _store_prompts(self, layer: _Layer, first: int, ends: np.ndarray, k: Tensor, v: Tensor) -> None:
+        store = layer.own if self.joined else layer.prompt
+        G, begin = self.shape.key_heads, 0
+        for slot, end in enumerate(ends.tolist(), first):
+            store[slot, :G, : end - begin] = k[begin:end].transpose(0, 1)
+            store[slot, G:, : end - begin] = v[begin:end].transpose(0, 1)
+            begin = end
+
+    def _last(self, layer: _Layer, q_SHD: Tensor, first: int, lengths: np.ndarray) -> Tensor:
+        """Attention of prompts' last tokens over the stores, [S, H·D]."""
+        width = int(lengths.max())
+        store = (layer.own if self.joined else layer.prompt)[first : first + len(q_SHD), :, :width]
+        keys, values = store.chunk(2, 1)
+        q_SGrD = q_SHD.view(len(q_SHD), self.shape.key_heads, -1, self.shape.width)
+        scores = q_SHD.new_empty(*q_SGrD.shape[:3], width)
+        product(q_SGrD, keys.transpose(-1, -2), scores)
+        if (lengths < width).any():
+            scores += self._behind(lengths, width)
+        mixed = torch.empty_like(q_SGrD)
+        product(torch.softmax(scores, -1), values, mixed)
+        return mixed.view(len(mixed), -1)
+
+    def _behind(self, lengths: np.ndarray, width: int) -> Tensor:
+        """Minus infinity behind each row's length, [n, 1, 1, width]."""
+        hidden = np.where(np.arange(width)[None] >= lengths[:, None], -np.inf, 0.0)[:, None, None]
+        return torch.from_numpy(hidden).to(self.device, self.dtype)
 
     def step(self, token_n: Tensor) -> Tensor:
-        """Feed one token to each of the first `len(token_n)` rows; their final hidden states."""
+        """Feed every row its token; their final hidden states."""
         h = self.trunk.embed_tokens(token_n)
-        position = torch.from_numpy(self.prompt_length[self.slot] + self.fed).to(self.device)
-        cos, sin = self.cos[position], self.sin[position]
-        fed = torch.from_numpy(self.fed).to(self.device)
-        width = int(self.fed.max()) + 1
-        mask = None if (self.fed == width - 1).all() else self._unfed(fed, width)
+        step = self._begin()
         for layer in self.layers:
-            h = self._layer(layer, h, cos, sin, fed, width, mask)
+            h = (
+                self._layer(layer, h, step)
+                if layer.packed is None
+                else self._packed_layer(layer, layer.packed, h, step)
+            )
         self.fed = self.fed + 1
         return lean.norm(self.trunk.norm, h, self.shape)
 
-    def _unfed(self, fed: Tensor, width: int) -> Tensor:
-        hidden = torch.arange(width, device=self.device)[None] > fed[:, None]
-        return torch.zeros(hidden.shape, device=self.device, dtype=self.dtype).masked_fill_(hidden, -torch.inf)[:, None]
+    def _begin(self) -> _Step:
+        positions = self.prompt_length[self.slot] + self.fed
+        at = positions if self.joined else self.fed
+        width = int(at.max()) + 1
+        even = bool((at == width - 1).all())
+        mask = None if even else self._behind(at + 1, width)
+        if self.prompt_mask is not None or (mask is not None and not self.joined):
+            none = torch.zeros(1, 1, 1, 1, device=self.device, dtype=self.dtype)
+            before = none.expand(len(self), 1, 1, self.prompt_width) if self.prompt_mask is None else self.prompt_mask
+            mask = torch.cat([before, none.expand(len(self), 1, 1, width) if mask is None else mask], -1)
+        place = torch.from_numpy(positions).to(self.device)
+        G, r = self.shape.key_heads, self.shape.heads // self.shape.key_heads
+        return _Step(
+            width - 1 if even else torch.from_numpy(at).to(self.device),
+            width,
+            mask,
+            (self.cos[place], self.sin[place]) if self.turns is None else self._turn(place),
+            torch.empty(len(self), G, r, self.prompt_width + width, device=self.device, dtype=self.dtype),
+        )
 
-    def _layer(
-        self, layer: _Layer, h: Tensor, cos: Tensor, sin: Tensor, fed: Tensor, width: int, mask: Tensor | None
-    ) -> Tensor:
-        module, shape, n = layer.module, self.shape, len(h)
-        q, k, v = self._project(layer, lean.norm(module.input_layernorm, h, shape), cos, sin)
-        layer.own_k[self.row_at, :, fed], layer.own_v[self.row_at, :, fed] = k, v
-        q_nGrD = (q * shape.scaling).view(n, shape.key_heads, -1, shape.width)
-        own = torch.matmul(q_nGrD, layer.own_k[:n, :, :width].transpose(-1, -2))
-        if mask is not None:
-            own += mask[:, None]
-        prompt = self._ask(q_nGrD, layer.prompt_k)
-        weight = torch.softmax(torch.cat([prompt, own], -1), -1, dtype=_wide(own.dtype)).to(own.dtype)
-        size = prompt.shape[-1]
-        mixed = torch.matmul(weight[..., size:], layer.own_v[:n, :, :width])
-        mixed = mixed + self._answer(weight[..., :size], layer.prompt_v)
-        h = h + lean.linear(module.self_attn.o_proj, mixed.reshape(n, -1))
-        x = lean.norm(module.post_attention_layernorm, h, shape)
-        if layer.gate_up is None:
-            return h + lean.feed(module.mlp, x)
-        gate, up = F.linear(x, *layer.gate_up).chunk(2, -1)
-        return h + lean.linear(module.mlp.down_proj, F.silu(gate) * up)
+    def _layer(self, layer: _Layer, h: Tensor, step: _Step) -> Tensor:
+        """By the layer's own modules: the plain way."""
+        module, shape = layer.module, self.shape
+        x = lean.norm(module.input_layernorm, h, shape)
+        q, k, v = lean.project(module.self_attn, shape, x, *step.turn)
+        h = h + lean.linear(module.self_attn.o_proj, self._attend(layer, q * shape.scaling, torch.cat([k, v], 1), step))
+        return h + lean.feed(module.mlp, lean.norm(module.post_attention_layernorm, h, shape))
 
-    def _project(self, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        attention, shape = layer.module.self_attn, self.shape
-        if layer.qkv is None or hasattr(attention, "q_norm"):
-            return lean.project(attention, shape, x, cos, sin)
-        heads = F.linear(x, *layer.qkv).view(len(x), -1, shape.width)
-        turning = heads[:, : shape.heads + shape.key_heads]
-        turned = torch.addcmul(turning * cos, turning.roll(shape.width // 2, -1), sin)
-        return turned[:, : shape.heads], turned[:, shape.heads :], heads[:, shape.heads + shape.key_heads :]
+    def _packed_layer(self, layer: _Layer, weights: Packed, h: Tensor, step: _Step) -> Tensor:
+        """By its packed weights, in place."""
+        assert isinstance(step.turn, Tensor)
+        q, kv = packed.heads_of(weights, self.shape, packed.normal(h, self.little), step.turn)
+        weights.out.onto(h, self._attend(layer, q, kv, step))
+        packed.feed(weights, h, packed.normal(h, self.little))
+        return h
+
+    def _attend(self, layer: _Layer, q: Tensor, kv: Tensor, step: _Step) -> Tensor:
+        """Store the rows' new keys and values and attend to all they see, [n, H·D]; queries are scaled."""
+        n, size = len(q), self.prompt_width
+        if isinstance(step.at, int):
+            layer.own[:n, :, step.at] = kv
+        else:
+            layer.own[self.row_at, :, step.at] = kv
+        keys, values = layer.own[:n, :, : step.width].chunk(2, 1)
+        q_nGrD, scores = q.view(n, self.shape.key_heads, -1, self.shape.width), step.scores
+        product(q_nGrD, keys.transpose(-1, -2), scores[..., size:] if size else scores)
+        if size:
+            prompt_keys, prompt_values = layer.prompt[: len(self.prompt_length), :, :size].chunk(2, 1)
+            scores[..., :size] = self._ask(q_nGrD, prompt_keys)
+        if step.mask is not None:
+            scores += step.mask
+        weight = torch.softmax(scores, -1, dtype=_wide(scores.dtype)).to(scores.dtype)
+        mixed = torch.empty(n, *q_nGrD.shape[1:], device=self.device, dtype=self.dtype)
+        product(weight[..., size:] if size else weight, values, mixed)
+        if size:
+            mixed += self._answer(weight[..., :size], prompt_values)
+        return mixed.view(n, -1)
 
     def _ask(self, q_nGrD: Tensor, keys: Tensor) -> Tensor:
         """Scores of each row's queries against its prompt, [n, G, r, P]."""
-        width, n = self.prompt_width, len(q_nGrD)
-        keys = keys[: len(self.prompt_length), :, :width].transpose(-1, -2)
-        if self.single:
-            return torch.matmul(q_nGrD, keys) + self.prompt_mask[:, None]
-        G, r, D = q_nGrD.shape[1:]
-        asked = q_nGrD.new_zeros(len(self.prompt_length), self.lanes, G, r, D)
-        asked[self.slot_at, self.lane_at] = q_nGrD
-        asked_SGlrD = asked.transpose(1, 2).reshape(len(asked), G, self.lanes * r, D)
-        scores = torch.matmul(asked_SGlrD, keys) + self.prompt_mask[:, None]
-        return (
-            scores.view(len(asked), G, self.lanes, r, width)
-            .transpose(1, 2)[self.slot_at, self.lane_at]
-            .view(n, G, r, width)
-        )
+        asked = self._by_slot(q_nGrD)
+        scores = asked.new_empty(*asked.shape[:3], self.prompt_width)
+        product(asked, keys.transpose(-1, -2), scores)
+        return self._by_row(scores, q_nGrD.shape[2])
 
     def _answer(self, weight_nGrP: Tensor, values: Tensor) -> Tensor:
         """What each row reads from its prompt, [n, G, r, D]."""
-        width = self.prompt_width
-        values = values[: len(self.prompt_length), :, :width]
-        if self.single:
-            return torch.matmul(weight_nGrP, values)
-        G, r = weight_nGrP.shape[1:3]
-        given = weight_nGrP.new_zeros(len(values), self.lanes, G, r, width)
-        given[self.slot_at, self.lane_at] = weight_nGrP
-        read = torch.matmul(given.transpose(1, 2).reshape(len(values), G, self.lanes * r, width), values)
-        return read.view(len(values), G, self.lanes, r, -1).transpose(1, 2)[self.slot_at, self.lane_at]
+        given = self._by_slot(weight_nGrP)
+        read = given.new_empty(*given.shape[:3], self.shape.width)
+        product(given, values, read)
+        return self._by_row(read, weight_nGrP.shape[2])
+
+    def _by_slot(self, x_nGrX: Tensor) -> Tensor:
+        """Rows of a slot side by side, [S, G, lanes·r, X]."""
+        S, (G, r, width) = len(self.prompt_length), x_nGrX.shape[1:]
+        if not self.full:
+            laid = x_nGrX.new_zeros(S, self.lanes, G, r, width)
+            laid[self.slot_at, self.lane_at] = x_nGrX
+            x_nGrX = laid
+        return x_nGrX.reshape(S, self.lanes, G, r, width).transpose(1, 2).reshape(S, G, self.lanes * r, width)
+
+    def _by_row(self, x_SGqX: Tensor, r: int) -> Tensor:
+        """The way back, [n, G, r, X]."""
+        S, G, _, width = x_SGqX.shape
+        laid = x_SGqX.view(S, G, self.lanes, r, width).transpose(1, 2)
+        return laid.reshape(-1, G, r, width) if self.full else laid[self.slot_at, self.lane_at]
 
     def keep(self, rows: np.ndarray) -> np.ndarray:
         """Go on with these rows alone; their old numbers in the new order. The last ones move into the gaps."""
@@ -186,11 +285,15 @@ class Decoder:
         order = np.arange(len(self))
         gaps = np.setdiff1d(np.arange(n), rows, assume_unique=True)
         moving = rows[rows >= n]
-        self._move(("own_k", "own_v"), moving, gaps, self.fed.max(initial=0) + 1)
+        held = self.fed + self.prompt_length[self.slot] if self.joined else self.fed
+        self._move("own", moving, gaps, held.max(initial=0) + 1)
         order[gaps] = moving
         order = order[:n]
         self.slot, self.lane, self.fed = self.slot[order], self.lane[order], self.fed[order]
-        self._close_slots()
+        if self.joined:
+            self.prompt_length, self.slot = self.prompt_length[self.slot], np.arange(n)
+        else:
+            self._close_slots()
         self._arrange()
         return order
 
@@ -201,44 +304,35 @@ class Decoder:
             return
         gaps = np.setdiff1d(np.arange(n), used, assume_unique=True)
         moving = used[used >= n]
-        self._move(("prompt_k", "prompt_v"), moving, gaps, self.prompt_length.max(initial=0))
+        self._move("prompt", moving, gaps, self.prompt_length.max(initial=0))
         new = np.arange(len(self.prompt_length))
         new[moving] = gaps
         self.prompt_length[gaps] = self.prompt_length[moving]
         self.prompt_length = self.prompt_length[:n]
         self.slot = new[self.slot]
 
-    def _move(self, names: tuple[str, ...], source: np.ndarray, target: np.ndarray, width: int) -> None:
+    def _move(self, name: str, source: np.ndarray, target: np.ndarray, width: int) -> None:
         if not len(source):
             return
         to, of = torch.from_numpy(target).to(self.device), torch.from_numpy(source).to(self.device)
         for layer in self.layers:
-            for name in names:
-                store = getattr(layer, name)[:, :, :width]
-                store[to] = store[of]
+            store = getattr(layer, name)[:, :, :width]
+            store[to] = store[of]
 
     def _arrange(self) -> None:
         """What every step reads of the rows' and slots' arrangement; changes only when rows come or go."""
-        self.single = self.lanes == 1 and bool((self.slot == np.arange(len(self.slot))).all())
         self.row_at = torch.arange(len(self.slot), device=self.device)
+        self.prompt_width, self.prompt_mask = 0, None
+        if self.joined:
+            return
         self.slot_at = torch.from_numpy(self.slot).to(self.device)
         self.lane_at = torch.from_numpy(self.lane).to(self.device)
+        place = self.slot * self.lanes + self.lane
+        self.full = len(place) == len(self.prompt_length) * self.lanes and bool((place == np.arange(len(place))).all())
+        """Every slot has all its rows, in order."""
         self.prompt_width = int(self.prompt_length.max(initial=1))
-        hidden = np.arange(self.prompt_width)[None] >= self.prompt_length[:, None]
-        mask = np.where(hidden, -np.inf, 0.0)[:, None]
-        self.prompt_mask = torch.from_numpy(mask).to(self.device, self.dtype)
-
-
-def _fused(layers: list[nn.Module]) -> tuple[Tensor, Tensor | None] | None:
-    """One weight (and bias) for plain layers that read the same input; None where one is no plain layer."""
-    plain = [layer for layer in layers if type(layer) is nn.Linear]
-    if len(plain) < len(layers):
-        return None
-    biases = [layer.bias for layer in plain]
-    bias = torch.cat([b for b in biases if b is not None]) if all(b is not None for b in biases) else None
-    if bias is None and any(b is not None for b in biases):
-        return None
-    return torch.cat([layer.weight for layer in plain]), bias
+        if (self.prompt_length < self.prompt_width).any():
+            self.prompt_mask = self._behind(self.prompt_length[self.slot], self.prompt_width)
 
 
 def _compute_dtype(trunk: Any) -> torch.dtype:

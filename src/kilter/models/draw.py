@@ -7,6 +7,7 @@ B rows, d width, V vocabulary, N blocks of b tokens.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from kilter.errors import UserError
 from kilter.models.head import scale_of
+from kilter.models.packed import Product
 
 BLOCK = 128
 """Tokens whose mass is summed up together, where the vocabulary is large."""
@@ -23,6 +25,8 @@ TILE = 32
 """Blocks whose logits are computed together: few enough to stay in a core's cache."""
 LARGE = 8192
 """Vocabularies above this are read in tiles."""
+PACK_BELOW = 100_000_000
+"""Entries of a head below which it is packed (a copy of it)."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +64,63 @@ def filtered(logits_BV: Tensor, settings: Sampling) -> Tensor:
 
 
 def choose(p_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """Inverse-CDF draw: the first token whose cumulative probability reaches u in (0, 1] of the whole."""
-    cdf_BV = p_BV.cumsum(-1, dtype=torch.float64)
-    return _reach(cdf_BV, uniform_B * cdf_BV[:, -1])
+    """Inverse-CDF draw: the first token whose cumulative probability reaches u in (0, 1] of the whole.
+
+    First the block of tokens, then the token in it: running sums in float64 are slow.
+    """
+    p_BNb = _in_blocks(p_BV)
+    cdf_BN = p_BNb.sum(-1).cumsum(-1, dtype=torch.float64)
+    wanted_B = uniform_B * cdf_BN[:, -1]
+    block_B = _reach(cdf_BN, wanted_B)
+    row_B = torch.arange(len(p_BV), device=p_BV.device)
+    cdf_Bb = p_BNb[row_B, block_B].cumsum(-1, dtype=torch.float64)
+    before_B = cdf_BN[row_B, block_B] - cdf_Bb[:, -1]
+    token_B: Tensor = block_B * BLOCK + _reach(cdf_Bb, wanted_B - before_B)
+    return token_B
+
+
+def _in_blocks(x_BV: Tensor, fill: float = 0.0) -> Tensor:
+    over = -x_BV.shape[-1] % BLOCK
+    padded = F.pad(x_BV, (0, over), value=fill) if over else x_BV
+    return padded.view(len(x_BV), -1, BLOCK)
 
 
 def _reach(cdf_BV: Tensor, mass_B: Tensor) -> Tensor:
     """The first entry at which the running sum reaches `mass`: never one of no mass, whatever rounding has left."""
     tiny = torch.finfo(torch.float64).tiny
-    return torch.searchsorted(cdf_BV, torch.minimum(mass_B.clamp(min=tiny), cdf_BV[:, -1])[:, None])[:, 0]
+    return torch.searchsorted(cdf_BV, torch.minimum(mass_B.clamp_(min=tiny), cdf_BV[:, -1])[:, None])[:, 0]
 
 
-def drawn(model: Any, h_Bd: Tensor, settings: Sampling, uniform_B: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A token per row (the likeliest without `uniform`) and its log-probability under what it was drawn from."""
+def pack_head(model: Any, rows: int) -> list[Product] | None:
+    """The head laid out for many draws on a processor, by tiles where the vocabulary is large; None where it can't be.
+
+    It is a copy, and as models.decode does, one is made of small models' weights alone.
+    """
     head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.weight.device.type != "cpu" or head.weight.numel() > PACK_BELOW:
+        return None
+    if head.weight.dtype not in (torch.float32, torch.float64):
+        return None
+    size = TILE * BLOCK if len(head.weight) > LARGE else len(head.weight)
+    biases = [None] * -(-len(head.weight) // size) if head.bias is None else list(head.bias.split(size))
+    return [Product(w, b, rows) for w, b in zip(head.weight.split(size), biases, strict=True)]
+
+
+def drawn(
+    model: Any, h_Bd: Tensor, settings: Sampling, uniform_B: Tensor | None, head: list[Product] | None = None
+) -> tuple[Tensor, Tensor]:
+    """A token per row (the likeliest without `uniform`) and its log-probability under what it was drawn from.
+
+    `head` is the model's, from `pack_head`.
+    """
+    layer = model.get_output_embeddings()
     truncated = settings.top_k or settings.top_p < 1
-    if not truncated and type(head) is torch.nn.Linear and len(head.weight) > LARGE:
-        return _drawn_by_tiles(model, h_Bd, settings.temperature or 1.0, uniform_B)
-    logits_BV = head_logits(model, h_Bd)
+    if not truncated and type(layer) is torch.nn.Linear and len(layer.weight) > LARGE:
+        return _drawn_by_tiles(model, h_Bd, settings.temperature or 1.0, uniform_B, head)
+    if head is None or len(head) > 1:
+        logits_BV = head_logits(model, h_Bd)
+    else:
+        logits_BV = _as_read(model, head[0](h_Bd))
     if truncated:
         p_BV = filtered(logits_BV, settings).exp()
     else:
@@ -100,21 +143,31 @@ def _as_read(model: Any, logits: Tensor) -> Tensor:
     return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
-def _drawn_by_tiles(model: Any, h: Tensor, temperature: float, uniform_B: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`drawn` without ever holding a row of logits: block masses first, then the chosen block alone."""
+def _drawn_by_tiles(
+    model: Any, h: Tensor, temperature: float, uniform_B: Tensor | None, packed: list[Product] | None
+) -> tuple[Tensor, Tensor]:
+    """`drawn` without ever holding a row of logits: block masses first, then the chosen block alone.
+
+    Logits are in units of log 2 here: a power of two is cheaper than one of e.
+    """
     head = model.get_output_embeddings()
+    size = TILE * BLOCK
     tops, masses, likeliest = [], [], []
-    for begin in range(0, len(head.weight), TILE * BLOCK):
-        part = slice(begin, begin + TILE * BLOCK)
-        z = _tile(model, h, head.weight[part], None if head.bias is None else head.bias[part], temperature)
-        z = F.pad(z, (0, -z.shape[-1] % BLOCK), value=-torch.inf).unflatten(-1, (-1, BLOCK))
-        top = z.amax((-2, -1))
+    room = h.new_empty(len(h), size)
+    for number, begin in enumerate(range(0, len(head.weight), size)):
+        part = slice(begin, begin + size)
+        if packed is None:
+            z = F.linear(h, head.weight[part], None if head.bias is None else head.bias[part])
+        else:
+            z = packed[number](h, room[:, : packed[number].outputs])
+        z_BNb = _in_blocks(_scaled(model, z, temperature), -torch.inf)
+        top = z_BNb.amax((-2, -1))
         tops.append(top)
-        likeliest.append(z.flatten(1).argmax(-1) + begin if uniform_B is None else top)
-        masses.append(torch.exp_(z.sub_(top[:, None, None])).sum(-1))
+        likeliest.append(z_BNb.flatten(1).argmax(-1) + begin if uniform_B is None else top)
+        masses.append(z_BNb.sub_(top[:, None, None]).exp2_().sum(-1))
     top_BT = torch.stack(tops, 1)
     most_B = top_BT.amax(-1)
-    weight_BN = torch.cat([m * (t - most_B).exp()[:, None] for m, t in zip(masses, tops, strict=True)], 1)
+    weight_BN = torch.cat([m * (t - most_B).exp2()[:, None] for m, t in zip(masses, tops, strict=True)], 1)
     cdf_BN = weight_BN.cumsum(-1, dtype=torch.float64)
     log_mass_B = cdf_BN[:, -1].log()
     if uniform_B is None:
@@ -126,18 +179,15 @@ def _drawn_by_tiles(model: Any, h: Tensor, temperature: float, uniform_B: Tensor
     at_Bb = (block_B[:, None] * BLOCK + torch.arange(BLOCK, device=h.device)).clamp(max=len(head.weight) - 1)
     z_Bb = torch.einsum("bd,bkd->bk", h, head.weight[at_Bb])
     z_Bb = z_Bb if head.bias is None else z_Bb + head.bias[at_Bb]
-    z_Bb = _wide(_as_read(model, z_Bb)) / temperature - most_B[:, None]
+    z_Bb = _scaled(model, z_Bb, temperature) - most_B[:, None]
     real_Bb = block_B[:, None] * BLOCK + torch.arange(BLOCK, device=h.device) < len(head.weight)
-    cdf_Bb = (z_Bb.exp() * real_Bb).cumsum(-1, dtype=torch.float64)
+    cdf_Bb = (z_Bb.exp2() * real_Bb).cumsum(-1, dtype=torch.float64)
     place_B = _reach(cdf_Bb, wanted_B - before_B)
-    logp_B = z_Bb.gather(1, place_B[:, None])[:, 0] - log_mass_B
+    logp_B = z_Bb.gather(1, place_B[:, None])[:, 0] * math.log(2) - log_mass_B
     return block_B * BLOCK + place_B, logp_B.to(most_B.dtype)
 
 
-def _tile(model: Any, h: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    z = _wide(_as_read(model, F.linear(h, weight, bias)))
-    return z / temperature if temperature != 1.0 else z
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+def _scaled(model: Any, logits: Tensor, temperature: float) -> Tensor:
+    """Fresh logits as the model reads them, over the temperature, in units of log 2."""
+    z = _as_read(model, logits)
+    return (z if z.dtype == torch.float64 else z.float()).mul_(1 / (temperature * math.log(2)))

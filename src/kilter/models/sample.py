@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kilter.data.streams import draw
 from kilter.models.decode import Decoder
-from kilter.models.draw import Sampling, drawn
+from kilter.models.draw import Sampling, drawn, pack_head
 from kilter.models.forward import device_of, ways_of
 from kilter.models.load import backbone
 from kilter.models.lora import acting
@@ -141,11 +141,11 @@ def _continuous(
     lanes = max(len(members) for members in waiting)
     rows = min(most, len(waiting) * lanes)
     decoder = Decoder(backbone(model), shape, rows, lanes, max(map(len, prompts)), settings.max_new)
+    head = pack_head(model, rows) if decoder.packed else None
     ids = np.zeros((len(prompts), settings.max_new), dtype=np.int64)
-    wide = torch.float64 if decoder.dtype == torch.float64 else torch.float32
-    logps = torch.zeros(len(prompts), settings.max_new, device=device, dtype=wide)
+    logps = np.zeros((len(prompts), settings.max_new))
     lengths = np.zeros(len(prompts), dtype=np.int64)
-    uniforms = _uniforms(keys, settings.max_new).to(device) if settings.temperature else None
+    uniforms = _uniforms(keys, settings.max_new).numpy() if settings.temperature else None
     who = np.zeros(0, dtype=np.int64)
     token = torch.zeros(0, dtype=torch.long, device=device)
     while waiting or len(who):
@@ -155,11 +155,10 @@ def _continuous(
             states.append(decoder.admit([prompts[m[0]] for m in coming], [len(m) for m in coming]))
             who = np.append(who, np.concatenate(coming))
         h_Bd = torch.cat(states) if len(states) > 1 else states[0]
-        at, t = torch.from_numpy(who).to(device), lengths[who]
-        t_device = torch.from_numpy(t).to(device)
-        uniform_B = None if uniforms is None else uniforms[at, t_device]
-        token, logps[at, t_device] = drawn(model, h_Bd, settings, uniform_B)
-        ids[who, t] = token.cpu().numpy()
+        t = lengths[who]
+        uniform_B = None if uniforms is None else torch.from_numpy(uniforms[who, t]).to(device)
+        token, picked = drawn(model, h_Bd, settings, uniform_B, head)
+        ids[who, t], logps[who, t] = token.cpu().numpy(), picked.cpu().numpy()
         lengths[who] += 1
         running = (ids[who, t] != eos) & (lengths[who] < settings.max_new)
         if not running.all():
@@ -167,9 +166,8 @@ def _continuous(
                 tick(int((~running).sum()))
             order = decoder.keep(np.flatnonzero(running))
             who, token = who[order], token[torch.from_numpy(order).to(device)]
-    found = logps.cpu().numpy().astype(np.float64)
     return [
-        Answer(ids[i, :n].tolist(), found[i, :n].tolist(), bool(ids[i, n - 1] == eos)) for i, n in enumerate(lengths)
+        Answer(ids[i, :n].tolist(), logps[i, :n].tolist(), bool(ids[i, n - 1] == eos)) for i, n in enumerate(lengths)
     ]
 
 
