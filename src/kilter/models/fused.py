@@ -35,8 +35,8 @@ def whole(x: Tensor) -> bool:
 
 def inverse_rms(h: Tensor, eps: float) -> Tensor:
     """1 / rms of every row."""
-    square = torch.linalg.vecdot(h, h).unsqueeze_(-1)
-    inverse: Tensor = square.div_(h.shape[-1]).add_(eps).rsqrt_()
+    length = torch.linalg.vector_norm(h, dim=-1, keepdim=True)
+    inverse: Tensor = length.square_().div_(h.shape[-1]).add_(eps).rsqrt_()
     return inverse
 
 
