@@ -71,7 +71,7 @@ class Case:
 RATE = 1e-4
 GENTLE = {"beta": 0.01}
 """β for long answers: one bit of a log-probability of -900 is 6e-5 nats, which a larger β would show in the loss."""
-GROUP = {"answers": 8, "max_new": 32, "eos_penalty": 0.0, "reward_clip": 0.0}
+GROUP = {"answers": 8, "max_new": 32, "eos_penalty": 0.0, "reward_clip": 0.0, "beta": 0.0}
 TRL_GROUP = {
     "num_generations": 8,
     "max_completion_length": 32,

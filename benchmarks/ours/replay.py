@@ -1,8 +1,7 @@
 """The rival's first round of an online method through kilter's own: `python -m ours.replay SPEC`.
 
 Sampling alone is replaced, by the answers that the rival drew; scores, log-probs, values, advantages, losses and
-gradients are kilter's. PPO's rival whitens with the sample variance (n - 1), kilter with the population's (n): that
-factor, the square root of (n - 1) / n, is put in before comparing.
+gradients are kilter's.
 """
 
 from __future__ import annotations
@@ -79,13 +78,11 @@ def draw_instead(actors: Any, prompts: list[list[int]], responses: list[list[int
 
 
 def ppo_numbers(answers: Any, steps: list[dict[str, float]], back: list[int], value_coef: float) -> dict[str, Any]:
-    n = answers.answer_tokens
-    bessel = ((n - 1) / n) ** 0.5
     return {
         "returns": answers.returns_BR[back].tolist(),
         "logprobs": answers.old_logps_BR[back].tolist(),
         "values": answers.old_values_BR[back].tolist(),
-        "policy": [bessel * s["policy"] for s in steps],
+        "policy": [s["policy"] for s in steps],
         "value": [s["value"] / value_coef for s in steps][:1],  # later ones have trained a bias that the rival lacks
     }
 

@@ -16,9 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kilter.models import logprobs
+from kilter.models import layout, logprobs
 from kilter.models.sample import Sampling, sample
 
+DPO_CALLS, PPO_CALLS = 825, 1040
 LAYERS, WIDTH, INNER, HEADS, KEYS, VOCABULARY = 4, 64, 160, 4, 2, 256
 
 
@@ -111,8 +112,48 @@ def test_a_training_step_makes_no_more_calls_than_it_did(model: Any) -> None:
     step()
     with Operations() as seen:
         step()
-    assert seen.total <= 620, seen.counts.most_common(12)
+    assert seen.total <= 570, seen.counts.most_common(12)
     assert seen.largest <= max(VOCABULARY * 64, INNER * 128 * 2)  # no logits of prompts, nothing by rows squared
+
+
+def test_a_step_of_dpo_makes_no_more_calls_than_it_did(model: Any) -> None:
+    """The reference's pass, which keeps nothing, and the policy's forward and backward."""
+    told, starts = rows(4, 2, 24, 8)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            reference_N = logprobs.sequence_logps(model, told, starts)
+        gain_N = logprobs.sequence_logps(model, told, starts) - reference_N
+        torch.nn.functional.logsigmoid(gain_N[0::2] - gain_N[1::2]).sum().backward()
+
+    step()
+    with Operations() as seen:
+        step()
+    assert seen.total <= DPO_CALLS, seen.counts.most_common(12)
+
+
+def test_an_epoch_of_ppo_makes_no_more_calls_than_it_did_and_lays_nothing_out_anew(model: Any) -> None:
+    """Policy and value model on answers that were scored before."""
+    told, starts = rows(8, 1, 24, 8)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(WIDTH, 1, bias=False)
+    model.score = head
+
+    def epoch() -> None:
+        model.zero_grad(set_to_none=True)
+        torch.cat(logprobs.answer_logps(model, told, starts)[0]).sum().backward()
+        torch.cat(logprobs.token_values(model, told, starts)).sum().backward()
+
+    try:
+        epoch()
+        before = layout._lay_out.cache_info().misses
+        with Operations() as seen:
+            epoch()
+    finally:
+        del model.score
+    assert layout._lay_out.cache_info().misses == before
+    assert seen.total <= PPO_CALLS, seen.counts.most_common(12)
 
 
 def test_a_decoding_step_makes_no_more_calls_than_it_did(model: Any) -> None:

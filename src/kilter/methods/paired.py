@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,8 +62,12 @@ def reference_logps(actors: Any, parts: Sequence[RankedBatch | LabelledBatch], f
     """Log-probability of every answer under the reference, taken in the parts that training will use.
 
     Before the first step the policy is its reference: through the same parts its log-probabilities are exactly these,
-    and a single nat of difference stops the run.
+    and a single nat of difference stops the run. Later epochs, and a run that goes on, find what was taken before.
     """
+    known = Known.of(actors)
+    keys = [known.key(s, start) for p in parts for s, start in zip(p.sequences, p.starts, strict=True)]
+    if not first and all(key in known.logps for key in keys):
+        return known.of_keys(keys, actors.policy)
     with torch.no_grad():
         reference_N = torch.cat([sequence_logps(actors.reference, p.sequences, p.starts) for p in parts])
         if first:
@@ -67,7 +75,50 @@ def reference_logps(actors: Any, parts: Sequence[RankedBatch | LabelledBatch], f
             drift = float((policy_N - reference_N).abs().max())
             if drift != 0.0:
                 raise RunError(f"before the first step the policy already differs from its reference by {drift:g} nats")
-    return reference_N
+    known.add(keys, reference_N)
+    return reference_N if first else known.of_keys(keys, actors.policy)
+
+
+class Known:
+    """The reference's log-probabilities by a hash of reference, tokens and start, in memory and beside the checkpoints.
+
+    What was taken first stays: a run that goes on reads what one that was never cut off would have in memory.
+    """
+
+    def __init__(self, name: str, folder: Path | None) -> None:
+        self.name, self.file = name, folder and folder / "reference.jsonl"
+        self.logps: dict[str, float] = {}
+        for line in self.file.read_text("utf-8").splitlines() if self.file and self.file.is_file() else []:
+            with suppress(ValueError):  # a line torn by a kill is taken anew
+                self.logps = json.loads(line) | self.logps
+
+    @classmethod
+    def of(cls, actors: Any) -> Known:
+        """The stage's own."""
+        if "reference" not in actors.cache:
+            origin = actors.origins.get("reference", {})
+            actors.cache["reference"] = cls(f"{origin.get('hash')} {actors.config.dtype}", actors.folder)
+        found: Known = actors.cache["reference"]
+        return found
+
+    def key(self, sequence: Sequence[int], start: int) -> str:
+        return hashlib.sha256(f"{self.name} {start} {list(sequence)}".encode()).hexdigest()[:32]
+
+    def of_keys(self, keys: Sequence[str], like: Any) -> Tensor:
+        """Those of answers that are known, as `like`'s own log-probs have them, logps_N."""
+        weight = next(like.parameters())
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        return torch.tensor([self.logps[key] for key in keys], device=weight.device, dtype=dtype)
+
+    def add(self, keys: Sequence[str], logps_N: Tensor) -> None:
+        """Remember what is new."""
+        new = {k: v for k, v in zip(keys, logps_N.tolist(), strict=True) if k not in self.logps}
+        self.logps |= new
+        if new and self.file:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.file, "a+b") as out:
+                torn = out.seek(0, 2) and (out.seek(-1, 2), out.read(1))[1] != b"\n"
+                out.write((b"\n" if torn else b"") + json.dumps(new).encode() + b"\n")
 
 
 def answer_lengths(batch: RankedBatch | LabelledBatch) -> list[int]:

@@ -96,9 +96,8 @@ def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, scale: float, wide: 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities and log Σ exp z, the latter from the largest entry, whose probability is never tiny."""
-    top = logits.max(-1)
     p = torch.softmax(logits, -1)
-    return p, top.values - p.gather(1, top.indices[:, None])[:, 0].log()
+    return p, logits.amax(-1) - p.amax(-1).log()
 
 
 def _plain(

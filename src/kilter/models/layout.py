@@ -9,8 +9,8 @@ M flat tokens, d width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ SHARE_FROM = 0.06
 """Share of tokens that a common prompt must save before a batch is laid out as a tree: branches cost one more pass."""
 ATTENTION_AREA = 1 << 22
 """Padded queries times keys in one attention call."""
+REMEMBERED = 8
+"""Layouts that are kept with their plans."""
+BLOCK = 128
+"""Queries of a row that attend at once, where attention is worked out by tiles."""
 ATTENTION_WASTE = 8000
 """Queries times keys of padding that cost about as much as one more attention call."""
 
@@ -37,11 +41,25 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Consecutive queries of a group's rows, and which keys they may see: all from the first but the hidden ones."""
+
+    begin: int
+    end: int
+    upto: int
+    """Keys from here on are seen by none of them."""
+    low: int
+    """Keys before here are seen by all of them."""
+    hidden_b1qk: Tensor
+    """Between the two: 0 where a query sees a key, minus infinity elsewhere; one row may stand for all."""
+
+
+@dataclass(frozen=True)
 class Group:
     """Runs that attend in one call: where their queries and keys stand, and what they may see."""
 
     queries_bq: Tensor
-    """Flat token of every query; padding repeats a token, and its result is read by nobody."""
+    """Where every query stands; padding repeats one, and its result is read by nobody."""
     keys_bk: Tensor
     mask: Tensor | None
     """True where a query sees a key, [b, 1, q, k]; None means plain causal attention."""
@@ -50,6 +68,44 @@ class Group:
     reads: Tensor
     """Flat tokens whose results are wanted, in the order of `slots`."""
 
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The queries, some at a time, each with the keys that any of them sees."""
+        width, device = self.queries_bq.shape[1], self.queries_bq.device
+        seen_bqk = None if self.mask is None else self.mask[:, 0].cpu().numpy()
+        found = []
+        for begin in range(0, width, BLOCK):
+            end = min(begin + BLOCK, width)
+            if seen_bqk is None:
+                low, upto = begin, end
+                shown = np.tri(end - begin, dtype=bool)[None]
+            else:
+                part = seen_bqk[:, begin:end]
+                upto = int(np.flatnonzero(part.any((0, 1)))[-1]) + 1
+                gaps = np.flatnonzero(~part[..., :upto].all((0, 1)))
+                low = int(gaps[0]) if len(gaps) else upto
+                shown = part[..., low:upto]
+            hidden = np.where(shown, np.float32(0), np.float32(-np.inf))[:, None]
+            found.append(Block(begin, end, upto, low, torch.from_numpy(hidden).to(device)))
+        return found
+
+    def query_rows(self, heads: int) -> Tensor:
+        """Rows of the flat queries [M·H, D] by row, head and query."""
+        return self._rows("queries", self.queries_bq, [range(heads)], heads)
+
+    def key_rows(self, heads: int, pairs: int) -> Tensor:
+        """Rows of the flat keys and values [M·2G, D]: all keys by row, query head and key, then all values."""
+        repeat = heads // (pairs // 2)
+        keys = [h // repeat for h in range(heads)]
+        return self._rows("keys", self.keys_bk, [keys, [pairs // 2 + k for k in keys]], pairs)
+
+    def _rows(self, name: str, at_bt: Tensor, parts: Sequence[Sequence[int]], each: int) -> Tensor:
+        known: dict[tuple[str, int], Tensor] = self.__dict__.setdefault("_known", {})
+        if (name, each) not in known:
+            head_ph = torch.tensor([list(part) for part in parts], device=at_bt.device)
+            known[name, each] = (at_bt[None, :, None] * each + head_ph[:, None, :, None]).flatten()
+        return known[name, each]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -57,6 +113,20 @@ class Plan:
 
     groups: list[Group]
     order: Tensor
+
+    def rows(self, heads: int) -> Tensor:
+        """Where the result of each wanted query and head stands among all groups' results by row, head and query."""
+        known: dict[int, Tensor] = self.__dict__.setdefault("_known", {})
+        if heads not in known:
+            begin, found = 0, []
+            for g in self.groups:
+                b, width = g.queries_bq.shape
+                row, query = g.slots // width, g.slots % width
+                head = torch.arange(heads, device=g.slots.device)
+                found.append(begin + (row[:, None] * heads + head) * width + query[:, None])
+                begin += b * heads * width
+            known[heads] = torch.cat(found)[self.order].flatten()
+        return known[heads]
 
 
 @dataclass
@@ -80,7 +150,17 @@ class Layout:
         return int(self.positions.max()) + 1
 
     def plan(self, reads: np.ndarray | None, device: torch.device) -> Plan:
-        """Attention calls for all queries, or for those tokens alone that are read (ascending, each once)."""
+        """Attention calls for all queries, or for those tokens alone that are read (ascending, each once).
+
+        Queries of the latter are numbered as they are read. A plan that was asked for before is the same object.
+        """
+        known: dict[tuple[bytes | None, torch.device], Plan] = self.__dict__.setdefault("_known", {})
+        key = None if reads is None else reads.tobytes(), device
+        if key not in known:
+            known[key] = self._plan(reads, device)
+        return known[key]
+
+    def _plan(self, reads: np.ndarray | None, device: torch.device) -> Plan:
         wanted = np.ones(len(self.ids), dtype=bool)
         if reads is not None:
             wanted[:] = False
@@ -93,7 +173,12 @@ class Layout:
             sizes = [(len(queries[n]), self._seen(n)) for n in members]
             for part in alike(sizes):
                 found.append(self._group([members[i] for i in part], queries, device))
-        return Plan(found, torch.argsort(torch.cat([g.reads for g in found])))
+        order = torch.argsort(torch.cat([g.reads for g in found]))
+        if reads is None:
+            return Plan(found, order)
+        rows = torch.empty(len(self.ids), dtype=torch.long, device=device)
+        rows[torch.from_numpy(reads).to(device)] = torch.arange(len(reads), device=device)
+        return Plan([replace(g, queries_bq=rows[g.queries_bq]) for g in found], order)
 
     def _seen(self, number: int) -> int:
         run = self.runs[number]
@@ -154,7 +239,15 @@ def _padded(rows: Sequence[np.ndarray], width: int, fill: Sequence[int] | None =
 
 
 def lay_out(sequences: Sequence[Sequence[int]], starts: Sequence[int] | None = None, share: bool = True) -> Layout:
-    """Sequences in flat form; those with the same first `starts[i]` tokens share them, where that saves enough."""
+    """Sequences in flat form; those with the same first `starts[i]` tokens share them, where that saves enough.
+
+    The last few layouts are remembered: the roles and epochs of a round ask for the same ones again and again.
+    """
+    return _lay_out(tuple(map(tuple, sequences)), None if starts is None else tuple(starts), share)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _lay_out(sequences: tuple[tuple[int, ...], ...], starts: tuple[int, ...] | None, share: bool) -> Layout:
     roots = _shared(sequences, starts) if share and starts is not None else {}
     ids: list[int] = []
     positions: list[np.ndarray] = []

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kilter.models import checkpointing
+from kilter.models import checkpointing, fused
 from kilter.models.layout import Group, Layout, Plan
 from kilter.models.trunk import Split
 
@@ -45,9 +45,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[override]
-        inverse: Tensor = (
-            torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        )
+        inverse = fused.inverse_rms(x, eps)
         normal: Tensor = x * inverse
         ctx.save_for_backward(normal, inverse, weight)
         scaled: Tensor = normal * weight
@@ -141,13 +139,30 @@ def rotation(trunk: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     return cos[0][:, None], signed[:, None]
 
 
+@dataclass(frozen=True)
+class Turn:
+    """cos and signed sin of every flat token, for each key head [M, G, D], and scaled for each query head [M, H, D]."""
+
+    cos: Tensor
+    sin: Tensor
+    query_cos: Tensor
+    query_sin: Tensor
+
+    def queries(self, at: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The scaled ones, of all tokens or those at `at`."""
+        return (self.query_cos, self.query_sin) if at is None else (self.query_cos[at], self.query_sin[at])
+
+
 def forward(
     trunk: Any, shape: Shape, layout: Layout, read: np.ndarray | None = None, split: Split | None = None
 ) -> Tensor:
     """Final hidden states at the flat tokens `read` (all when None), h_Md; of a cut trunk, from the remembered part."""
     device = trunk.embed_tokens.weight.device
     at = torch.from_numpy(layout.positions).to(device)
-    turn = rotation(trunk, torch.empty(1, 1, device=device, dtype=trunk.norm.weight.dtype), at)
+    cos, sin = rotation(trunk, torch.empty(1, 1, device=device, dtype=trunk.norm.weight.dtype), at)
+    each = [t.expand(-1, shape.key_heads, -1).contiguous() for t in (cos, sin)]
+    scaled = [(t * shape.scaling).expand(-1, shape.heads, -1).contiguous() for t in (cos, sin)]
+    turn = Turn(*each, *scaled)
     plan = layout.plan(None, device)
 
     def enter() -> Tensor:
@@ -158,7 +173,7 @@ def forward(
         with torch.no_grad():
             h = enter()
             for layer in trunk.layers[: split.first if split else 0]:
-                h = _layer(layer, shape, h, plan, *turn)
+                h = _layer(layer, shape, h, plan, turn)
         return h
 
     h = split.memory.runs(layout, lower) if split else enter()
@@ -167,7 +182,7 @@ def forward(
         layer = trunk.layers[number]
         if number + 1 == len(trunk.layers) and read is not None and len(np.unique(read)) < len(layout.ids):
             return again(partial(_last, trunk, layer, shape, layout, turn, read), h)
-        h = again(partial(_layer, layer, shape, plan=plan, cos=turn[0], sin=turn[1]), h)
+        h = again(partial(_layer, layer, shape, plan=plan, turn=turn), h)
     h = norm(trunk.norm, h, shape)
     return h if read is None else h[torch.from_numpy(read).to(device)]
 
@@ -186,31 +201,48 @@ def norm(layer: Any, x: Tensor, shape: Shape) -> Tensor:
     return low
 
 
-def _layer(layer: Any, shape: Shape, h: Tensor, plan: Plan, cos: Tensor, sin: Tensor) -> Tensor:
-    x = norm(layer.input_layernorm, h, shape)
-    q, k, v = project(layer.self_attn, shape, x, cos, sin)
-    h = h + linear(layer.self_attn.o_proj, attend(q, k, v, plan, shape))
-    return h + feed(layer.mlp, norm(layer.post_attention_layernorm, h, shape))
+def _layer(layer: Any, shape: Shape, h: Tensor, plan: Plan, turn: Turn) -> Tensor:
+    h = h + linear(layer.self_attn.o_proj, _mixed(layer, shape, h, plan, turn))
+    return _fed(layer, shape, h)
 
 
-def _last(
-    trunk: Any, layer: Any, shape: Shape, layout: Layout, turn: tuple[Tensor, Tensor], read: np.ndarray, h: Tensor
-) -> Tensor:
+def _last(trunk: Any, layer: Any, shape: Shape, layout: Layout, turn: Turn, read: np.ndarray, h: Tensor) -> Tensor:
     """The last layer: keys and values of every token, everything else only where it is read."""
     wanted, back = np.unique(read, return_inverse=True)
     at = torch.from_numpy(wanted).to(h.device)
-    x = norm(layer.input_layernorm, h, shape)
     plan = layout.plan(wanted, h.device)
-    attention, (cos, sin) = layer.self_attn, turn
-    k, v = _keys(attention, shape, x, cos, sin)
-    q = _Rotate.apply(_heads(attention, "q", shape, x[at]), cos[at], sin[at])
-    rows = torch.empty(len(layout.ids), dtype=torch.long, device=h.device)
-    rows[at] = torch.arange(len(at), device=h.device)
-    moved = Plan([replace(g, queries_bq=rows[g.queries_bq]) for g in plan.groups], plan.order)
-    out = h[at] + linear(attention.o_proj, attend(q, k, v, moved, shape))
-    out = out + feed(layer.mlp, norm(layer.post_attention_layernorm, out, shape))
-    out = norm(trunk.norm, out, shape)
+    out = h[at] + linear(layer.self_attn.o_proj, _mixed(layer, shape, h, plan, turn, at))
+    out = norm(trunk.norm, _fed(layer, shape, out), shape)
     return out if len(back) == len(wanted) and (back == np.arange(len(back))).all() else out[torch.from_numpy(back)]
+
+
+def _mixed(layer: Any, shape: Shape, h: Tensor, plan: Plan, turn: Turn, at: Tensor | None = None) -> Tensor:
+    """Values mixed by attention, [M, H·D], of all tokens or those at `at`."""
+    a = layer.self_attn
+    if fused.plain(a.q_proj, a.k_proj, a.v_proj) and not hasattr(a, "q_norm") and fused.whole(h):
+        scale, (q_, k_, v_) = layer.input_layernorm.weight, (a.q_proj, a.k_proj, a.v_proj)
+        weights = (q_.weight, k_.weight, v_.weight, q_.bias, k_.bias, v_.bias)
+        turns = ((turn.cos, turn.sin), turn.queries(at))
+        q, kv = fused.Enter.apply(h, scale, *weights, shape.eps, shape.width, *turns, at)
+    else:
+        x = norm(layer.input_layernorm, h, shape)
+        q = _Rotate.apply(_heads(a, "q", shape, x if at is None else x[at]), *turn.queries(at))
+        kv = torch.cat(_keys(a, shape, x, turn.cos, turn.sin), 1)
+    if h.device.type == "cpu" and fused.whole(h):
+        mixed: Tensor = fused.Attend.apply(q, kv, plan)
+        return mixed
+    k, v = kv.chunk(2, 1)
+    return attend(q, k, v, plan, replace(shape, scaling=1.0))
+
+
+def _fed(layer: Any, shape: Shape, h: Tensor) -> Tensor:
+    """The second half of a layer."""
+    m, scale = layer.mlp, layer.post_attention_layernorm
+    parts = (m.gate_proj, m.up_proj, m.down_proj)
+    if fused.plain(*parts) and all(p.bias is None for p in parts) and fused.whole(h):
+        fed: Tensor = fused.Feed.apply(h, scale.weight, *(p.weight for p in parts), shape.eps)
+        return fed
+    return h + feed(m, norm(scale, h, shape))
 
 
 def project(attention: Any, shape: Shape, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +40,8 @@ class Actors:
     value: Any = None
     notes: dict[str, Any] = field(default_factory=dict)
     """What the reward model noted about itself."""
+    folder: Path | None = None
+    """Where the stage keeps what a run that goes on needs again, beside its checkpoints; none keeps nothing."""
     cache: dict[str, Any] = field(default_factory=dict)
     """What a method opens or works out once in a stage and can work out again: no part of the result."""
     origins: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -47,6 +47,7 @@ def train(stage: Stage, method: Method, examine: Examine | None = None) -> None:
     config = stage.config
     actors = load_actors(method, config, stage.seed, stage.name)
     stage.extra["actors"] = actors.origins
+    actors.folder = stage.path("checkpoints")
     streams = load_streams(stage, method, actors)
     if examine and not any(stage.path("checkpoints").glob("round-*")):
         examine(stage, method, actors, streams)
