@@ -140,13 +140,13 @@ def make_model(model_config: Callable[..., Any]) -> Callable[..., Any]:
     def make(family: str = "llama", kind: str = "causal", dtype: str = "float32", seed: int = 0, **given: Any) -> Any:
         import torch
 
-        from kilter.models import load
+        from kilter.models import classes, load
 
         config = model_config(family, initializer_range=0.2, **given)
         config.num_labels = 1 if kind != "causal" else config.num_labels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = load.KIND[kind].from_config(config, dtype=load.DTYPES[dtype])
+            model = classes.KIND[kind].from_config(config, dtype=load.DTYPES[dtype])
             for name, p in model.named_parameters():  # biases too, which are blank in a fresh model
                 if name.endswith("bias"):
                     torch.nn.init.normal_(p, std=0.1)

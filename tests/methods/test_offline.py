@@ -16,7 +16,7 @@ from kilter import config
 from kilter.data.batches import LabelledBatch
 from kilter.errors import RecipeError, RunError
 from kilter.methods import kto, reward
-from kilter.models import load
+from kilter.models import classes, load
 from kilter.models.roles import load_actors
 from kilter.runs import Stage
 from kilter.train.loop import accumulate, load_streams, train
@@ -415,7 +415,7 @@ def test_the_first_of_an_ensemble_is_the_model_alone_and_the_others_disagree(
         own = json.loads((three.folder / role / "kilter.json").read_text())
         assert own == notes[role]
         assert set(own) == {"reward_mean", "reward_std"}
-        load.KIND["reward"].from_pretrained(three.folder / role)
+        classes.KIND["reward"].from_pretrained(three.folder / role)
     assert "disagreement" not in json.loads((alone.folder / "model" / "kilter.json").read_text())
     rows = [json.loads(line) for line in (three.folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["spread"] == 0.0  # all heads start blank
@@ -489,7 +489,7 @@ def test_each_new_method_trains_by_its_name_to_a_plain_folder(
 
     rows = world / (data or "rankings.jsonl")
     run = kilter.train(name, model=world / "gpt2", data=rows, out=tmp_path / "out", steps=3, threads=1, batch=4)
-    model = load.KIND["causal"].from_pretrained(run.model(name))
+    model = classes.KIND["causal"].from_pretrained(run.model(name))
     assert sum(p.numel() for p in model.parameters()) > 0
     done = read_done(run.folder / name)
     assert done is not None

@@ -14,7 +14,7 @@ import torch
 from kilter import config
 from kilter.errors import RecipeError
 from kilter.methods import dpo, ppo, reward, sft
-from kilter.models import forward, load, logprobs, lora, views
+from kilter.models import classes, forward, load, logprobs, lora, views
 from kilter.models.layout import lay_out
 from kilter.models.roles import load_actors
 
@@ -100,7 +100,7 @@ def test_a_call_that_names_no_role_is_refused(world: Path) -> None:
         assert lora.current_role() is None
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
 def test_the_adapter_folder_loads_in_peft_and_gives_the_same_logits(
     world: Path, tmp_path: Path, family: str, save: Callable[..., Path]
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_trained_reward_head_survives_the_round_trip_in_peft_and_here(
     save(view, tmp_path)
     written = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (written["task_type"], written["modules_to_save"]) == ("SEQ_CLS", ["score"])
-    below = load.KIND["reward"].from_pretrained(world / base, num_labels=1)
+    below = classes.KIND["reward"].from_pretrained(world / base, num_labels=1)
     theirs = peft.PeftModel.from_pretrained(below, tmp_path).eval()
     with torch.no_grad():
         wanted = logprobs.scores(view, IDS.tolist())
@@ -144,7 +144,7 @@ def test_a_trained_value_head_survives_the_round_trip_in_peft_and_here(
     given = {"model": str(world / "llama"), "reward": str(world / "reward"), "data": "d", "lora_rank": 4}
     view = moved(load_actors(ppo, config.build(ppo.Config, given, "ppo"), 1, "ppo"), ["value"]).value
     save(view, tmp_path)
-    below = load.KIND["value"].from_pretrained(world / "reward", num_labels=1)
+    below = classes.KIND["value"].from_pretrained(world / "reward", num_labels=1)
     theirs = peft.PeftModel.from_pretrained(below, tmp_path).eval()
     assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == "TOKEN_CLS"
     with torch.no_grad():
@@ -253,7 +253,7 @@ def test_the_merged_folder_gives_the_same_numbers(
         folder = tmp_path / str(number)
         views.save_merged(view, tokenizer, folder)
         assert (len(list(folder.glob("*.safetensors"))) > 1) == (number == 1)
-        again, report = load.KIND[kind].from_pretrained(folder, dtype=torch.float64, output_loading_info=True)
+        again, report = classes.KIND[kind].from_pretrained(folder, dtype=torch.float64, output_loading_info=True)
         assert not report["missing_keys"]
         assert not report["unexpected_keys"]
         assert again.config.architectures == [type(again).__name__]
@@ -266,6 +266,34 @@ def test_the_merged_folder_gives_the_same_numbers(
 
 
 @pytest.mark.parametrize("kind", ["causal", "reward"])
-def test_a_model_without_linear_layers_is_refused(world: Path, kind: str) -> None:
-    with pytest.raises(RecipeError, match=r"no nn\.Linear layers below its head"):
-        adapted(world / "gpt2", kind)  # GPT-2's layers are Conv1D
+def test_gpt2s_transposed_layers_are_corrected_and_merged(world: Path, tmp_path: Path, kind: str) -> None:
+    view = adapted(world / "gpt2", kind)
+    before = logits(view)
+    views.save_merged(view, load.load_tokenizer(str(world / "gpt2")), tmp_path / "merged")
+    again = load.load(str(tmp_path / "merged"), kind)
+    plain = load.load(str(world / "gpt2"), kind)
+    with torch.no_grad():
+        found, untouched = (again(IDS).logits, plain(IDS).logits)
+    wanted = before if kind == "causal" else before[:, -1]
+    assert (found - wanted).abs().max() < 1e-5
+    assert (untouched - wanted).abs().max() > 0.1
+
+
+def test_a_model_without_linear_layers_is_refused() -> None:
+    with pytest.raises(RecipeError, match="Embedding has no linear layers below its head"):
+        lora.fresh_adapters(torch.nn.Embedding(3, 2), 2, 4.0, (1,), torch.float32)
+
+
+def test_targets_choose_the_layers_and_a_strange_name_is_refused(world: Path) -> None:
+    model = load.load(str(world / "llama"), "causal")
+    chosen = lora.fresh_adapters(model, 2, 4.0, (1,), torch.float32, targets=["q_proj", "down_proj"])
+    assert len(chosen) == 4  # two of the seven in each of two layers
+    assert {n.rpartition(".")[2] for n in chosen} == {"q_proj", "down_proj"}
+    with pytest.raises(RecipeError, match=r"lora_targets names 'q_porj'.*q_proj.*are down_proj, gate_proj"):
+        lora.fresh_adapters(model, 2, 4.0, (1,), torch.float32, targets=["q_porj"])
+
+
+def test_a_forward_that_reads_the_weight_itself_is_refused(world: Path) -> None:
+    view = adapted(world / "llama")
+    with pytest.raises(RecipeError, match="reads the weights of some of its linear layers itself"):
+        _ = view.model.get_submodule("model.layers.0.mlp.up_proj").weight

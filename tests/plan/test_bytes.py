@@ -14,7 +14,7 @@ import yaml
 from torch.profiler import ProfilerActivity, profile
 
 from kilter import recipes
-from kilter.models import load, quant
+from kilter.models import classes, load, quant
 from kilter.models.roles import load_actors, needs_of
 from kilter.models.sample import Sampling, sample
 from kilter.plan import memory
@@ -51,7 +51,7 @@ def folder(
         config.num_labels = 1 if kind == "reward" else config.num_labels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            load.KIND[kind].from_config(config).save_pretrained(here / kind)
+            classes.KIND[kind].from_config(config).save_pretrained(here / kind)
         tokenizer.save_pretrained(here / kind)
     pick = random.Random(0)
     some = lambda n: " ".join(pick.choices(SINGLE, k=n))  # noqa: E731

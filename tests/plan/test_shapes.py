@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kilter.models import decode, draw, head, load, sample
+from kilter.models import classes, decode, draw, head, sample
 from kilter.models.logprobs import FORWARD_TOKENS
 from kilter.plan import memory, stages
 from kilter.plan.memory import GIB, Pass, Role, Sampled, Settings
@@ -123,7 +123,7 @@ def test_a_qwen3_with_heads_of_their_own_width_is_counted() -> None:
         vocab_size=300, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, tie_word_embeddings=True,
     )  # fmt: skip
-    model = load.KIND["causal"].from_config(config)
+    model = classes.KIND["causal"].from_config(config)
     assert shape_of(config).parameters == sum(p.numel() for p in model.parameters())
 
 

@@ -83,6 +83,8 @@ class Training:
     """Rank of LoRA adapters on all linear layers; 0 trains every weight. Roles over one base share a backbone."""
     lora_alpha: float = 16.0
     """LoRA's scale: the adapter's product is multiplied by alpha / rank."""
+    lora_targets: str = ""
+    """The layers that get adapters, by their last names (`q_proj v_proj`); empty for every linear layer."""
     merge: bool = False
     """Write `model/` with its LoRA adapters merged in, and the adapters beside it; else it is an adapter folder."""
     quantize: Literal["none", "nf4"] = "none"

@@ -115,8 +115,12 @@ def _probe_rows(trunk: Any) -> tuple[list[list[int]], list[int], str]:
 
     first, second = word(5), word(3)
     sequences = [first + word(3), first + word(1), first + word(4), second + word(2), second + word(3)]
-    recurrent = not hasattr(trunk.config, "num_attention_heads")
-    return sequences, [5, 5, 5, 3, 3], "a trunk without attention can't share a prompt" if recurrent else ""
+    why_not = ""
+    if not hasattr(trunk.config, "num_attention_heads"):
+        why_not = "a trunk without attention can't share a prompt"
+    elif lean.window_of(trunk) and not getattr(trunk.config, "sliding_window", None):
+        why_not = "its local attention counts places in the row, not positions"
+    return sequences, [5, 5, 5, 3, 3], why_not
 
 
 def own_forward(trunk: Any, layout: Layout, read: np.ndarray) -> Tensor:

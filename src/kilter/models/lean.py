@@ -117,6 +117,10 @@ def shape_of(trunk: Any) -> Shape | str:
     )
 
 
+WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
+"""What families call the tokens that a layer sees at most."""
+
+
 def window_of(trunk: Any) -> int | None:
     """The sliding window, when any layer has one."""
     config = trunk.config
@@ -125,8 +129,8 @@ def window_of(trunk: Any) -> int | None:
         return None
     if kinds is None and not getattr(config, "use_sliding_window", True):
         return None
-    window = getattr(config, "sliding_window", None)
-    return int(window) if window else None
+    windows = [getattr(config, name, None) for name in WINDOWS]
+    return min((int(w) for w in windows if w), default=None)
 
 
 def rotation(trunk: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,25 +12,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from kilter.data import render
 from kilter.errors import RecipeError
 from kilter.models import lora
+from kilter.models.classes import auto_class
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-KIND = {
-    "causal": AutoModelForCausalLM,
-    "reward": AutoModelForSequenceClassification,
-    "value": AutoModelForTokenClassification,
-}
 DROPOUTS = (
     "attention_dropout",
     "hidden_dropout",
@@ -197,7 +187,7 @@ def load(name: str, kind: str, dtype: str = "float32", device: str = "cpu") -> A
         config.num_labels = 1
         config.problem_type = None
     try:
-        model, report = KIND[kind].from_pretrained(
+        model, report = auto_class(config, kind).from_pretrained(
             name, config=config, dtype=DTYPES[dtype], trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

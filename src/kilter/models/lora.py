@@ -20,14 +20,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from kilter.data.streams import draw
-from kilter.errors import RecipeError
+from kilter.errors import RecipeError, nearest
 
 HEADS = ("lm_head", "score", "classifier", "embed_out")
 PREFIX = "base_model.model."
 """What PEFT puts before every name of the model that an adapter corrects."""
-UNREADABLE = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern")
+UNREADABLE = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
 
 _ROLE: ContextVar[str | None] = ContextVar("role", default=None)
 
@@ -96,6 +97,14 @@ class LoraLinear(nn.Module):
         stack: Any = self.roles[role]
         return stack  # type: ignore[no-any-return]
 
+    @property
+    def weight(self) -> Tensor:
+        """Refused: who multiplies by the weight itself would pass the corrections by."""
+        raise RecipeError(
+            "this model's forward reads the weights of some of its linear layers itself, where an adapter would have "
+            "no effect; name the other layers in lora_targets (q_proj v_proj, say), or set lora_rank to 0"
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         adapters = self.stack(current_role())
         y: Tensor = self.base(x)
@@ -105,13 +114,20 @@ class LoraLinear(nn.Module):
 
 
 def shape_of(layer: Any) -> tuple[int, int]:
-    """(outputs, inputs) of a linear layer, 4-bit ones included."""
+    """(outputs, inputs) of a linear layer, 4-bit ones and GPT-2's included."""
+    if isinstance(layer, Conv1D):
+        return layer.weight.shape[1], layer.weight.shape[0]
     return layer.out_features, layer.in_features
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether LoRA can correct a module: a linear layer, plain or in 4 bits."""
-    return isinstance(module, nn.Linear) or bool(getattr(module, "four_bit", False))
+    """Whether LoRA can correct a module: a linear layer, plain, in 4 bits, or GPT-2's with its weight transposed."""
+    return isinstance(module, (nn.Linear, Conv1D)) or bool(getattr(module, "four_bit", False))
+
+
+def correction(layer: nn.Module, adapter: Adapter) -> Tensor:
+    """What an adapter adds to the weight of a layer, lying as that weight lies."""
+    return adapter.product().T if isinstance(layer, Conv1D) else adapter.product()
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -140,11 +156,24 @@ def fresh_adapters(
     key: tuple[object, ...],
     dtype: torch.dtype,
     within: Sequence[str] = ("",),
+    targets: Sequence[str] = (),
 ) -> dict[str, Adapter]:
-    """A new correction for every linear layer whose name starts with one of `within`."""
-    layers = {n: m for n, m in linear_layers(model).items() if n.startswith(tuple(within))}
-    if not layers:
-        raise RecipeError(f"{type(model).__name__} has no nn.Linear layers below its head for LoRA; set lora_rank to 0")
+    """A new correction for every linear layer whose name starts with one of `within`, and ends in one of `targets`."""
+    known = linear_layers(model)
+    if not known:
+        raise RecipeError(f"{type(model).__name__} has no linear layers below its head for LoRA; set lora_rank to 0")
+    leaves = sorted({n.rpartition(".")[2] for n in known})
+    for target in targets:
+        if target not in leaves:
+            raise RecipeError(
+                f"lora_targets names {target!r}{nearest(target, leaves)}; the linear layers of {type(model).__name__} "
+                f"are {', '.join(leaves)}"
+            )
+    layers = {
+        n: m
+        for n, m in known.items()
+        if n.startswith(tuple(within)) and (not targets or n.rpartition(".")[2] in targets)
+    }
     return {n: Adapter.fresh(m, rank, alpha, (*key, n), dtype) for n, m in layers.items()}
 
 
@@ -234,7 +263,7 @@ def save_adapter(model: nn.Module, role: str, head: Mapping[str, Tensor], task: 
         "modules_to_save": sorted({n.split(".")[0] for n in head}) or None,
         "base_model_name_or_path": base,
         "inference_mode": True,
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in adapted(model).values()),
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
@@ -251,8 +280,9 @@ def merge_file(model: nn.Module, file: AdapterFile, kind: str) -> None:
     with torch.no_grad():
         wide = torch.promote_types(next(model.parameters()).dtype, torch.float32)
         for name, adapter in file.adapters(model, wide).items():
-            weight: Any = model.get_submodule(name).weight
-            weight.copy_(weight.to(wide) + adapter.product())
+            layer = model.get_submodule(name)
+            weight: Any = layer.weight
+            weight.copy_(weight.to(wide) + correction(layer, adapter))
         if kind != "causal":
             for name, tensor in file.head.items():
                 model.get_parameter(name).copy_(tensor)

@@ -208,7 +208,8 @@ def _stacks(
         dtype = torch.promote_types(load.DTYPES[config.dtype], torch.float32)
         key = (actors.seed, actors.stage, role)
         within = _learning_blocks(model, config)
-        stacks.append(lora.fresh_adapters(model, config.lora_rank, config.lora_alpha, key, dtype, within))
+        targets = config.lora_targets.split()
+        stacks.append(lora.fresh_adapters(model, config.lora_rank, config.lora_alpha, key, dtype, within, targets))
     found: dict[str, list[lora.Adapter]] = {}
     for stack in stacks:
         for name, adapter in stack.items():

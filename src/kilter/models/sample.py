@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from kilter.data.streams import draw
 from kilter.models.decode import Decoder
@@ -23,6 +22,7 @@ from kilter.models.draw import Sampling, drawn
 from kilter.models.forward import device_of, ways_of
 from kilter.models.load import backbone
 from kilter.models.lora import acting
+from kilter.models.running import Running, begun
 
 __all__ = ["Answer", "Sampling", "sample", "stream", "text_of"]
 
@@ -86,11 +86,11 @@ def decodes_lean(model: Any, longest: int) -> bool:
 def stream(model: Any, prompt: Sequence[int], key: Sequence[object], settings: Sampling, eos: int) -> Iterator[int]:
     """One answer token by token, as `sample` draws it for the same key."""
     uniforms = _uniforms([key], settings.max_new).to(device_of(model)) if settings.temperature else None
-    state: _OneRow | _Running
+    state: _OneRow | Running
     if decodes_lean(model, len(prompt) + settings.max_new):
         state = _OneRow(model, prompt, settings.max_new)
     else:
-        state = _Running(model, [prompt], device_of(model))
+        state = begun(model, [prompt])
     h_Bd = state.prefill()
     for t in range(settings.max_new):
         token, _ = drawn(model, h_Bd, settings, None if uniforms is None else uniforms[:, t])
@@ -192,7 +192,7 @@ def _together(
     ids: list[list[int]] = [[] for _ in prompts]
     logps: list[list[float]] = [[] for _ in prompts]
     done = [False] * rows
-    state = _Running(model, prompts, device)
+    state = begun(model, prompts)
     h_Bd = state.prefill()
     alive = torch.arange(rows, device=device)
     for t in range(settings.max_new):
@@ -212,39 +212,6 @@ def _together(
             state.keep(keep)
         h_Bd = state.step(token)
     return [Answer(i, p, d) for i, p, d in zip(ids, logps, done, strict=True)]
-
-
-class _Running:
-    """A batch being decoded through the model's own forward: left-padded prompts and a growing cache."""
-
-    def __init__(self, model: Any, prompts: list[Sequence[int]], device: torch.device) -> None:
-        self.model, self.cache = model, DynamicCache()
-        width = max(map(len, prompts))
-        self.ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-        self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        self.position = self.mask.sum(-1)
-
-    def prefill(self) -> Tensor:
-        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
-        return self._forward(self.ids, positions)
-
-    def step(self, token_B: Tensor) -> Tensor:
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(token_B), 1)], dim=1)
-        h_Bd = self._forward(token_B[:, None], self.position[:, None])
-        self.position = self.position + 1
-        return h_Bd
-
-    def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.mask, self.position = self.mask[rows], self.position[rows]
-
-    def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
-        mask = None if bool(self.mask.all()) else self.mask
-        out = backbone(self.model)(
-            input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, past_key_values=self.cache, use_cache=True
-        )
-        states: Tensor = out.last_hidden_state[:, -1]
-        return states
 
 
 def text_of(tokenizer: Any, answer: Answer, eos: int) -> str:

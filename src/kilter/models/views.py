@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from kilter.errors import RecipeError
 from kilter.models import load, lora, quant
+from kilter.models.classes import auto_class
 from kilter.models.trunk import Split
 
 SHARD_BYTES = 2 << 30
@@ -122,7 +123,7 @@ def new_head(model: Any, kind: str, dtype: torch.dtype, found: Mapping[str, Tens
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     with torch.device("meta"):
-        shell = load.KIND[kind].from_config(config)
+        shell = auto_class(config, kind).from_config(config)
     name = load.scalar_head(shell)
     plain = getattr(shell, name)
     if not isinstance(plain, nn.Linear):
@@ -230,7 +231,7 @@ def _stored(view: View, name: str) -> Tensor:
     stack: Sequence[lora.Adapter] = module.stack(view.role) if isinstance(module, lora.LoraLinear) else ()
     if stack:
         wide = torch.promote_types(weight.dtype, torch.float32)
-        weight = sum((adapter.product().to(wide) for adapter in stack), weight.to(wide)).to(weight.dtype)
+        weight = sum((lora.correction(plain, a).to(wide) for a in stack), weight.to(wide)).to(weight.dtype)
     return weight
 
 
@@ -240,7 +241,7 @@ def _save_rest(view: View, tokenizer: Any, folder: Path) -> None:
     with torch.device("meta"):
         if view.kind != "causal":
             config.num_labels = 1
-        config.architectures = [type(load.KIND[view.kind].from_config(config)).__name__]
+        config.architectures = [type(auto_class(config, view.kind).from_config(config)).__name__]
     config.dtype = _dtype(view)
     load.tell_tokens(config, tokenizer)
     config.save_pretrained(folder)
