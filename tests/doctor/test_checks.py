@@ -327,6 +327,15 @@ def test_any_split_holds_for_the_methods_and_fails_for_a_mean_of_means(begin: Ca
     assert all(p.grad is None for role in params_of(method, actors.config) for p in actors[role].parameters())
 
 
+def test_what_is_worked_out_for_a_look_does_not_stay_for_training(begin: Callable[..., Any], tmp_path: Path) -> None:
+    """The reference's log-probs above all: taken in other batches they may differ in the last bit."""
+    method, actors, streams = begin("dpo")
+    actors.folder = tmp_path / "kept"
+    stage.any_split(method, actors, streams)
+    assert actors.cache == {}
+    assert not actors.folder.exists()
+
+
 @pytest.mark.parametrize("step", [False, True])
 @pytest.mark.parametrize("given", [{}, {"lora_rank": 2}])
 def test_lr_zero_leaves_the_kl_at_zero(begin: Callable[..., Any], step: bool, given: dict[str, Any]) -> None:

@@ -50,6 +50,7 @@ SMALL = {"batch": 4, "max_new": 8, "minibatches": 1, "ppo_epochs": 1, "corpus_ro
 def _smaller(actors: Actors) -> Actors:
     """The same actors, told to work on a small batch."""
     small = copy.copy(actors)
+    small.cache, small.folder = {}, None  # nothing that is taken in other batches may stay for training
     c = actors.config
     less = {n: min(v, getattr(c, n)) for n, v in SMALL.items() if isinstance(getattr(c, n, None), int)}
     with contextlib.suppress(ValueError):  # a method whose fields must fit each other keeps its own

@@ -47,10 +47,10 @@ def train(stage: Stage, method: Method, examine: Examine | None = None) -> None:
     config = stage.config
     actors = load_actors(method, config, stage.seed, stage.name)
     stage.extra["actors"] = actors.origins
-    actors.folder = stage.path("checkpoints")
     streams = load_streams(stage, method, actors)
     if examine and not any(stage.path("checkpoints").glob("round-*")):
         examine(stage, method, actors, streams)
+    actors.folder = stage.path("checkpoints")
     optimizers = Optimizers(method, actors, config)
     total = method.rounds(config, streams)
     loop = Loop(stage, method, actors, streams, optimizers, total)
