@@ -15,7 +15,7 @@ import pytest
 
 from kilter import cli, commands, config, fields, pipeline, recipes
 from kilter.errors import RunError, UserError
-from kilter.text import one_line, printable
+from kilter.text import printable
 
 METHODS = sorted(recipes.methods())
 HEAVY = ("torch", "transformers", "numpy", "rich", "safetensors", "tokenizers")
@@ -266,7 +266,6 @@ def test_a_growing_text_only_grows() -> None:
     text = "a\x1b[31mb\x1b[0m c\x9b1;2Hd"
     shown = [printable(text[:i]) for i in range(len(text) + 1)]
     assert all(later.startswith(earlier) for earlier, later in pairwise(shown))
-    assert one_line("a\n b\x1b[1mold   c", 40) == "a bold c"
 
 
 # --- recipes, init, train ---------------------------------------------------------------------------------------------

@@ -21,9 +21,3 @@ def printable(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
     text = _CONTROLS.sub("", _SEQUENCES.sub("", text))
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
-
-
-def one_line(text: str, width: int) -> str:
-    """A printable text on one line of at most `width` characters."""
-    flat = " ".join(printable(text).split())
-    return flat if len(flat) <= width else flat[: width - 1].rstrip() + "…"

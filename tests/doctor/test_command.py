@@ -360,3 +360,54 @@ def test_warnings_are_told_and_the_run_goes_on(
     err = capsys.readouterr().err
     assert "[1/1] dpo: doctor: 21 checks: 20 ok, 1 warn" in err
     assert "batch: 48 rows, 50 in one round: rows come twice in a step; lower batch, or give more rows" in err
+
+
+@pytest.mark.parametrize("tokenized", [False, True])
+def test_rows_of_labels_are_counted_as_good_and_bad(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], write_rows: Callable[..., Path], tokenized: bool
+) -> None:
+    """They hold no pairs, and that is no fault of theirs."""
+    rows = [{"prompt": "the cat", "completion": f"eats {w}", "label": w != "tea"} for w in ("fish", "tea", "corn")]
+    path = write_rows(tmp_path / "labels.jsonl", rows)
+    more = ["--model", str(world / "llama")] if tokenized else []
+    code, out, _ = said(capsys, str(path), "--json", *more)
+    found = {f["name"]: f for s in json.loads(out)["sections"] for f in s["findings"]}
+    assert code == 0
+    assert (found["labels"]["level"], found["labels"]["saw"]) == ("ok", "2 answers are good and 1 bad")
+    assert "pairs" not in found
+    _, out, _ = said(capsys, str(write_rows(path, rows[:1])), "--json", *more)
+    found = {f["name"]: f for s in json.loads(out)["sections"] for f in s["findings"]}
+    assert found["labels"]["level"] == "fail"
+
+
+def test_kto_trains_on_labels_alone(tmp_path: Path, world: Path, write_rows: Callable[..., Path]) -> None:
+    import kilter
+
+    rows = [
+        {"prompt": f"the {w}", "answer": f"{w} sings", "label": n % 2 == 0} for n, w in enumerate(["cat", "dog"] * 4)
+    ]
+    data = write_rows(tmp_path / "labels.jsonl", rows)
+    run = kilter.train("kto", model=world / "llama", data=data, out=tmp_path / "out", steps=2, batch=4, threads=1)
+    assert runs.read_done(run.folder / "kto") is not None
+
+
+def test_a_first_batch_without_a_gradient_is_noted_and_trained(tmp_path: Path, world: Path) -> None:
+    """Every answer scored alike: what is left of a gradient is rounding, and its parts can't be compared."""
+    import kilter
+
+    (tmp_path / "score.py").write_text("def same(prompts, answers):\n    return [1.0] * len(answers)\n")
+    run = kilter.train(
+        "grpo",
+        model=world / "llama",
+        data=world / "prompts.jsonl",
+        reward=f"{tmp_path / 'score.py'}:same",
+        out=tmp_path / "out",
+        steps=1,
+        batch=2,
+        answers=2,
+        max_new=4,
+        eos_penalty=0.0,
+        threads=1,
+    )
+    found = json.loads((run.folder / "grpo" / "doctor.json").read_text())
+    assert "has no gradient" in json.dumps(found)

@@ -138,12 +138,29 @@ def against_batch(rows: int, batch: int, what: str) -> Finding:
     return Finding("batch", "ok", f"{saw}: a pass over the data takes {rows / batch:.1f} rounds")
 
 
+def judged(items: Sequence[Any], kind: str) -> list[Finding]:
+    """The checks of rows that hold judgments: labels where a method reads labels, else pairs."""
+    if not items or not hasattr(items[0], "pairs"):
+        return []
+    if kind == "labels":
+        return [good_and_bad(items)]
+    return [same_answers(items), longer_is_chosen(items)]
+
+
+def good_and_bad(items: Sequence[Any]) -> Finding:
+    """Answers called good and answers called bad: a method that learns from labels needs some of both."""
+    labels = Counter(label for item in items for label in item.labels)
+    good, bad, neither = labels[True], labels[False], labels[None]
+    saw = f"{good} answers are good and {bad} bad" + (f"; {neither} are neither and not used" if neither else "")
+    if not good or not bad:
+        return Finding("labels", "fail", saw, "add some of the other, or learn from pairs (dpo)")
+    return Finding("labels", "ok", saw)
+
+
 def examine(items: Sequence[Any], kind: str, context: int) -> list[Finding]:
     """All checks of this file that suit a kind of rows."""
     rows = rows_of(items)
     found = [lengths(rows, context), duplicates(items)]
     if kind != "prompts" and rows:
         found.append(trained_share(rows))
-    if items and hasattr(items[0], "pairs"):
-        found += [same_answers(items), longer_is_chosen(items)]
-    return found
+    return found + judged(items, kind)

@@ -41,6 +41,8 @@ LOOKED_AT = 2000
 """Rows of a file that are looked at before training; the command line looks at all."""
 GRADIENTS = 4_000_000
 """Numbers of a gradient that are compared."""
+NO_GRADIENT = 1e-5
+"""A gradient's norm below which it is rounding: every answer scored alike, say."""
 SMALL = {"batch": 4, "max_new": 8, "minibatches": 1, "ppo_epochs": 1, "corpus_rows": 1, "answers": 2}
 """A stage's fields while a single small batch of it is examined."""
 
@@ -88,9 +90,9 @@ def any_split(method: Method, actors: Actors, streams: Mapping[str, Any]) -> Fin
         return Finding("any micro-batch", "note", f"{len(whole)} micro-batches can't be split further")
     first, again = _gradient(method, small, whole), _gradient(method, small, parts)
     size = float(first.norm())
-    if size == 0.0 and float(again.norm()) == 0.0:
+    if max(size, float(again.norm())) < NO_GRADIENT:
         return Finding("any micro-batch", "note", "the first batch has no gradient: nothing in it to learn")
-    gap = float((first - again).norm()) / max(size, 1e-30)
+    gap = float((first - again).norm()) / max(size, NO_GRADIENT)
     gap = gap if gap == gap else float("inf")
     fine, broken = numerics.rounding(actors[next(iter(params_of(method, actors.config)))])
     saw = f"gradients of {len(whole)} and of {len(parts)} micro-batches differ by {gap:.1e} of their norm"

@@ -301,8 +301,7 @@ def _data(path: Path, kind: str | None, model: str | None, shown: int) -> Sectio
         parsed = data.read_rows(path, data.PARSERS[kind])
         items = [_characters(record, where) for where, record in parsed.good]
         section.findings += [rows.counts(path.name, len(parsed.good), parsed.rejects), rows.duplicates(items)]
-        if hasattr(items[0] if items else None, "pairs"):
-            section.findings += [rows.same_answers(items), rows.longer_is_chosen(items)]
+        section.findings += rows.judged(items, kind)
         section.missing = "lengths, template and trained spans need a tokenizer: give --model FOLDER"
         asked = [(where, stage.asked_of(record)) for where, record in parsed.good[:shown]]
         section.rows = [(where, _untokenised(pairs)) for where, pairs in asked if pairs]
@@ -337,7 +336,8 @@ def _characters(record: Any, where: str) -> Any:
     prompt = record.prompt.text
     sequences = [f"{prompt}\n{c.answer}" for c in record.candidates]
     starts, pairs = [len(prompt) + 1] * len(sequences), judgments.pairs(record.tiers)
-    return SimpleNamespace(sequences=sequences, starts=starts, pairs=pairs, where=where)
+    labels = record.flags or judgments.labels(record.tiers, record.all_bad)
+    return SimpleNamespace(sequences=sequences, starts=starts, pairs=pairs, labels=labels, where=where)
 
 
 def _untokenised(pairs: Sequence[Asked]) -> list[Span]:

@@ -126,14 +126,6 @@ class World:
     def towns(self) -> tuple[str, ...]:
         return self.kinds["town"]
 
-    @property
-    def animals(self) -> tuple[str, ...]:
-        return self.kinds["animal"]
-
-    @property
-    def jobs(self) -> tuple[str, ...]:
-        return self.kinds["job"]
-
     def true(self, relation: str, subject: str, value: str) -> bool:
         """Whether the world holds this fact."""
         return value in self.facts.get((relation, subject), ())
