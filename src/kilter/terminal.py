@@ -181,7 +181,8 @@ def _show_labels(found: Any, out: Any) -> None:
     for g in found.groups:
         who.setdefault(labels_of(g.members[0]), []).append(printable(g.label))
     for told, names in who.items():
-        out.print(f"labels: {told} for {', '.join(names)}" if told != "–" else f"no labels: {', '.join(names)}")
+        said = "no labels:" if told == "–" else f"labels: {told} for"
+        out.print(f"{said} {', '.join(names)}", soft_wrap=True)
 
 
 def _line(g: Any, baseline: str) -> list[str]:
@@ -201,12 +202,13 @@ def _show_matched(axis: str, at: Sequence[Any], found: Any, out: Any) -> None:
 
     budgets = [m for m in at if m.budget is not None]
     out.print()
-    out.print(f"at equal {AXIS_NAMES[axis]}" + ("" if budgets else ": nobody's are known"), style="bold")
+    out.print(f"at equal {AXIS_NAMES[axis]}, " + ("within" if budgets else "nobody's are known"), style="bold")
     if not budgets:
         return
     table = _plain_table("method")
     for m in budgets:
-        table.add_column(f"within {amount(axis, m.budget)}", justify="right", no_wrap=True)
+        told = clock(m.budget) if axis == "seconds" else amount(axis, m.budget)
+        table.add_column(told, justify="right", no_wrap=True)
     star = False
     for g in found.groups:
         cells = [_by_then([p for _, p in picked(m, g)], g.label == found.baseline) for m in budgets]

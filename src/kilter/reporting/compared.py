@@ -158,7 +158,7 @@ def _scatter(
     bars = {g.label: (y(w.lo), y(w.hi)) for g, _, w in spots if w.lo is not None and w.hi is not None}
     across_bars = [(x(k.lo or 0), y(w.mean) - 2, x(k.hi or 0), y(w.mean) + 2) for _, k, w in spots if k.has_interval]
     lines = [*across_bars, (left, y(0.5) - 1, right, y(0.5) + 1)]
-    places = _placed({n: nice(n) for n in at}, at, bars, lines, (left, right))
+    places = _placed({n: nice(n) for n in at}, at, bars, lines, (left, right), 7.6 if wide else 10.0)
     for g, k, w in spots:
         px, py = at[g.label]
         tx, ty, anchor = places[g.label]
@@ -192,13 +192,14 @@ def _placed(
     bars: Mapping[str, tuple[float, float]],
     lines: Sequence[Box],
     sides: tuple[float, float],
+    letter: float,
 ) -> dict[str, tuple[float, float, str]]:
     """Where each name stands: the nearest place to its mark that covers no mark, no interval and no other name."""
     taken: list[Box] = [(px - 7, py - 7, px + 7, py + 7) for px, py in at.values()] + list(lines)
     taken += [(at[n][0] - 2, min(b), at[n][0] + 2, max(b)) for n, b in bars.items()]
     found = {}
     for name in sorted(texts, key=lambda n: at[n][1]):
-        boxes = [(spot, _box(spot, len(texts[name]))) for spot in _around(*at[name], bars.get(name))]
+        boxes = [(spot, _box(spot, letter * len(texts[name]))) for spot in _around(*at[name], bars.get(name))]
         within = [(spot, box) for spot, box in boxes if sides[0] <= box[0] and box[2] <= sides[1] + 8] or boxes
         found[name], box = min(within, key=lambda at: sum(_meet(at[1], t) for t in taken))  # the first of the best
         taken.append(box)
@@ -217,9 +218,8 @@ def _around(px: float, py: float, bar: tuple[float, float] | None) -> Iterator[t
             yield px - 11 - far, py + dy, "end"
 
 
-def _box(spot: tuple[float, float, str], letters: int) -> Box:
+def _box(spot: tuple[float, float, str], width: float) -> Box:
     x, y, anchor = spot
-    width = 7.6 * letters
     left = {"start": x, "end": x - width, "middle": x - width / 2}[anchor]
     return left, y - 11, left + width, y + 3
 
