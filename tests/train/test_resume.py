@@ -194,7 +194,7 @@ def assert_identical(
     found: Path, wanted: Path, digest: Callable[[Path], dict[str, str]], stages: tuple[str, ...] = STAGES
 ) -> None:
     weights = digest(wanted)
-    assert {f"{s}/model/model.safetensors" for s in stages} <= set(weights)
+    assert all(any(name.startswith(f"{stage}/model/") for name in weights) for stage in stages)
     assert not (found / ".superseded").exists()
     assert digest(found) == weights
     for stage in stages:
@@ -258,7 +258,7 @@ def test_online_methods_that_were_killed_end_with_the_same_bits(
     assert_identical(tmp_path / "runs" / "small", wanted, digest, ONLINE)
     for stage in ONLINE:
         assert [r["round"] for r in rows(wanted / stage, "eval.jsonl")] == [0, 2, 4, 6, 8, 10]
-        assert (wanted / stage / "best" / "model.safetensors").is_file()
+        assert len(list((wanted / stage / "best").glob("*model.safetensors"))) == 1  # a model's, or an adapter's
 
 
 @pytest.mark.slow
