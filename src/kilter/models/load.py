@@ -17,8 +17,7 @@ from transformers.utils import logging as hf_logging
 
 from kilter.data import render
 from kilter.errors import RecipeError
-from kilter.models import lora
-from kilter.models.classes import auto_class
+from kilter.models import classes, lora
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 DROPOUTS = (
@@ -187,9 +186,7 @@ def load(name: str, kind: str, dtype: str = "float32", device: str = "cpu") -> A
         config.num_labels = 1
         config.problem_type = None
     try:
-        model, report = auto_class(config, kind).from_pretrained(
-            name, config=config, dtype=DTYPES[dtype], trust_remote_code=False, output_loading_info=True
-        )
+        model, report = classes.read(name, config, kind, dtype=DTYPES[dtype], output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RecipeError(f"{name} can't be loaded as a {kind} model: {_first_line(error)}") from error
     head = scalar_head(model) if kind != "causal" else None

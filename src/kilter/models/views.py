@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kilter.errors import RecipeError
-from kilter.models import load, lora, quant
-from kilter.models.classes import auto_class
+from kilter.models import classes, load, lora, quant
 from kilter.models.trunk import Split
 
 SHARD_BYTES = 2 << 30
@@ -123,7 +122,7 @@ def new_head(model: Any, kind: str, dtype: torch.dtype, found: Mapping[str, Tens
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     with torch.device("meta"):
-        shell = auto_class(config, kind).from_config(config)
+        shell = classes.blank(config, kind)
     name = load.scalar_head(shell)
     plain = getattr(shell, name)
     if not isinstance(plain, nn.Linear):
@@ -241,7 +240,7 @@ def _save_rest(view: View, tokenizer: Any, folder: Path) -> None:
     with torch.device("meta"):
         if view.kind != "causal":
             config.num_labels = 1
-        config.architectures = [type(auto_class(config, view.kind).from_config(config)).__name__]
+        config.architectures = [type(classes.blank(config, view.kind)).__name__]
     config.dtype = _dtype(view)
     load.tell_tokens(config, tokenizer)
     config.save_pretrained(folder)
