@@ -69,7 +69,7 @@ def test_a_run_cut_off_goes_on_to_the_same_bits(
     for at in (2, 5):  # before the first checkpoint, and between two
         with pytest.raises(CutOff):
             train(Stage("stage", tmp_path / "cut", c, 1), Cut(method, at))
-    assert [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()] == ["round-0000003"]
+    assert [p.name for p in (tmp_path / "cut" / "checkpoints").glob("round-*")] == ["round-0000003"]
     train(Stage("stage", tmp_path / "cut", c, 1), method)
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
     assert digest(tmp_path / "whole")

@@ -161,7 +161,7 @@ def test_tokenizer_larger_than_the_vocabulary(train: Callable[..., Path], base: 
         train("sft", [ANSWERED] * 4, model=base(rows=300))
 
 
-@pytest.mark.parametrize("lr", [1e8, 1e39], ids=str)
+@pytest.mark.parametrize("lr", [1e12, 1e39], ids=str)
 @pytest.mark.parametrize("method", ["sft", "dpo", "reward"])
 def test_a_diverged_run_stops_and_saves_no_nan(
     train: Callable[..., Path], tmp_path: Path, method: str, lr: float

@@ -45,6 +45,8 @@ class Config:
     """Temperature of sampling."""
     max_new: int = 64
     """Longest answer in tokens."""
+    rollout_rows: int = 0
+    """Answers drawn at a time: memory and speed, never which are drawn; 0 for 64 on a CPU and 512 elsewhere."""
     part: int = 50
     """Prompts in one part."""
     max_rejects: float = 0.01
@@ -57,6 +59,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.answers < 2:
             raise ValueError(f"answers is {self.answers}, but the best of n needs at least 2")
+        if self.rollout_rows < 0:
+            raise ValueError(f"rollout_rows is {self.rollout_rows}, but must not be below 0")
         for name in ("temperature", "max_new", "part"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
