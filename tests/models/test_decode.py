@@ -52,6 +52,7 @@ def unlike(model: Any) -> Any:
     return model
 
 
+@pytest.mark.parametrize("join", [0, 1 << 30])
 @pytest.mark.parametrize("lanes", [[1] * 12, [3, 3, 3, 3], [1, 4, 2, 4, 3]])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-10), ("float32", 1e-5)])
@@ -61,14 +62,19 @@ def test_packed_weights_give_what_the_layers_give(
     monkeypatch: pytest.MonkeyPatch,
     family: str,
     lanes: list[int],
+    join: int,
     dtype: str,
     bound: float,
 ) -> None:
+    """The plain step reads shared prompts by slot, so this compares both arrangements of the stores, too."""
     monkeypatch.setattr(packed, "BLOCKED", 1000)  # some of its matrices in either layout
     model = unlike(true_float64(make_model(family, dtype=dtype, **({"head_dim": 12} if family == "qwen3" else {}))))
     with lora.playing("policy"):
         assert ways_of(model).lean is not None
-    plain, found = run(model, lanes, False), run(model, lanes, True)
+    monkeypatch.setattr(decode, "JOIN_BYTES", 0)
+    plain = run(model, lanes, False)
+    monkeypatch.setattr(decode, "JOIN_BYTES", join)
+    found = run(model, lanes, True)
     assert len(plain) == len(found) == 14
     for a, b in zip(plain, found, strict=True):
         assert (a - b).abs().max() < bound * max(1.0, float(a.abs().max()))

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from kilter.errors import UserError
+from kilter.models import decode
 from kilter.models import draw as drawing
 from kilter.models import sample as sampling
 from kilter.models.logprobs import answer_logps
@@ -132,8 +133,9 @@ def test_groups_that_share_a_prompt_draw_what_each_would_alone(
     eos = int(np.bincount([i for a in endless for i in a.ids]).argmax())
     alone = [sample(model, [p], [k], settings, eos)[0] for p, k in zip(asked, names, strict=True)]
     assert len({len(a.ids) for a in alone}) > 3
-    for rows in (64, 11, 3):
+    for rows, join in ((64, 0), (11, 0), (11, 1 << 30), (3, 0)):
         monkeypatch.setattr(sampling, "ROWS", {"cpu": rows})
+        monkeypatch.setattr(decode, "JOIN_BYTES", join)
         counted: list[int] = []
         found = sample(model, asked, names, settings, eos, counted.append)
         assert [a.ids for a in found] == [a.ids for a in alone]

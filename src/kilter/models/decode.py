@@ -1,7 +1,8 @@
 """Decoding with preallocated keys and values: a group's prompt stands once, finished rows make room for new prompts.
 
-Where every prompt has one answer, a row's prompt and answer stand in one store; where answers share prompts there are
-two, prompts by slot and answers by row, and rows of one slot ask it together. For trunks that take the lean forward
+Where every prompt has one answer, or all of it is small, a row's prompt and answer stand in one store; else there are
+two, prompts by slot and answers by row, and rows of one slot ask it together. A prompt goes through the layers once in
+either case. For trunks that take the lean forward
 (`models.forward`): by the packed weights of `models.packed` where it knows them, else by the arithmetic of
 `models.lean`, which is also what the packed way is tested against.
 n running rows, S slots, G key heads, r query heads per key head, D head width, P prompt tokens, A answer tokens.
@@ -26,6 +27,8 @@ PACK_BELOW = 100_000_000
 """Parameters of a trunk below which its weights are packed (a copy of them)."""
 PACK_ROWS = 4
 """Rows from which packing pays."""
+JOIN_BYTES = 8 << 20
+"""Keys and values up to this size stand by row, shared prompts too: reading them again is cheaper than more calls."""
 PREFILL_TOKENS = 1024
 """Prompt tokens that go through the layers together: few enough for a core's cache."""
 
@@ -67,7 +70,8 @@ class Decoder:
         self.trunk, self.shape, self.lanes = trunk, shape, lanes
         self.device, self.dtype = weight.device, _compute_dtype(trunk)
         self.slots = -(-rows // lanes)
-        self.joined = lanes == 1
+        size = self.slots * lanes * (prompt_room + answer_room) * 2 * shape.key_heads * shape.width
+        self.joined = lanes == 1 or size * len(trunk.layers) * self.dtype.itemsize <= JOIN_BYTES
         make = lambda n, room: torch.zeros(  # noqa: E731
             n, 2 * shape.key_heads, room, shape.width, device=self.device, dtype=self.dtype
         )
@@ -92,7 +96,7 @@ class Decoder:
         self.fed = np.zeros(0, dtype=np.int64)
         """Own tokens of each row that stand in the store."""
         self.prompt_length = np.zeros(0, dtype=np.int64)
-        """By slot; slots are used from the front without gaps."""
+        """By slot; slots are used from the front without gaps. With one store, every row is a slot."""
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -100,7 +104,7 @@ class Decoder:
     @property
     def room(self) -> int:
         """Prompts that can be admitted."""
-        return self.slots - len(self.prompt_length)
+        return self.slots - -(-len(self.prompt_length) // (self.lanes if self.joined else 1))
 
     def admit(self, prompts: Sequence[Sequence[int]], answers: Sequence[int]) -> Tensor:
         """Prefill prompts into free slots and open `answers[i]` rows each; the hidden states that draw their first."""
@@ -109,13 +113,24 @@ class Decoder:
         chunk = np.cumsum(lengths) // PREFILL_TOKENS
         parts = np.split(np.arange(len(prompts)), np.flatnonzero(np.diff(chunk)) + 1)
         states = [self._prefill([prompts[i] for i in part], first + int(part[0])) for part in parts]
-        self.prompt_length = np.append(self.prompt_length, lengths)
-        self.slot = np.append(self.slot, np.repeat(np.arange(first, first + len(prompts)), answers))
+        asked = np.repeat(np.arange(len(prompts)), answers)
+        if self.joined:
+            self._spread(first, asked, int(lengths.max()))
+        self.prompt_length = np.append(self.prompt_length, lengths[asked] if self.joined else lengths)
+        self.slot = np.append(self.slot, first + (np.arange(len(asked)) if self.joined else asked))
         self.lane = np.append(self.lane, np.concatenate([np.arange(n) for n in answers]))
         self.fed = np.append(self.fed, np.zeros(sum(answers), dtype=np.int64))
         self._arrange()
         h_Sd = torch.cat(states) if len(states) > 1 else states[0]
-        return h_Sd[torch.from_numpy(np.repeat(np.arange(len(prompts)), answers)).to(self.device)]
+        return h_Sd[torch.from_numpy(asked).to(self.device)]
+
+    def _spread(self, first: int, asked: np.ndarray, width: int) -> None:
+        """Give each of its answers' rows a prompt that stands in one of the first of them."""
+        if len(asked) == asked[-1] + 1:
+            return
+        of = torch.from_numpy(first + asked).to(self.device)
+        for layer in self.layers:
+            layer.own[first : first + len(asked), :, :width] = layer.own[of, :, :width]
 
     def _prefill(self, prompts: Sequence[Sequence[int]], first: int) -> Tensor:
         """Put prompts into slots from `first` on; the hidden states at their last tokens."""
