@@ -166,6 +166,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("sft", {**SFT, "optimizer": "muon", "micro_tokens": 123}),
     ("sft", {**SFT, "lora_rank": 8}),
     ("sft", {**SFT, "lora_rank": 8, "dtype": "bfloat16"}),
+    ("sft", {**SFT, "lora_rank": 8, "lora_targets": "q_proj v_proj"}),
+    ("sft", {**SFT, "lora_rank": 8, "lora_targets": "down_proj"}),
     ("sft", {**SFT, "lora_rank": 8, "checkpointing": True}),
     ("dpo", RANKED),
     ("dpo", {**RANKED, "lora_rank": 8}),

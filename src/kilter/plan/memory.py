@@ -27,7 +27,6 @@ TILE_BYTES = 32 << 20
 KEEP_BYTES = 16 << 20
 PACK_BELOW = 100_000_000
 PACK_ROWS = 4
-BLOCKED = 1 << 18
 JOIN_BYTES = 8 << 20
 PREFILL_TOKENS = 1024
 LARGE = 8192
@@ -293,10 +292,11 @@ def layer_saved(shape: Shape, s: Settings, p: Pass, first: bool = False, last: b
         return _own_layer_saved(shape, s, p.tokens)
     last = last and p.read < p.tokens
     m = p.read if last else p.tokens
-    entered = _enter_saved(shape, s, p, first, last)
-    attended = _attention_saved(shape, s, p, m, last)
     mixed = s.e * m * shape.queries if s.reads("o_proj") else 0.0
-    return entered + attended + mixed + feed_saved(shape, s, m) + _adapters_saved(shape, s, m)
+    found = mixed + feed_saved(shape, s, m, first) + _adapters_saved(shape, s, m)
+    if first and not s.reads("q_proj", "k_proj", "v_proj"):
+        return found  # nothing up to here has a gradient
+    return found + _enter_saved(shape, s, p, first, last) + _attention_saved(shape, s, p, m, last)
 
 
 def _enter_saved(shape: Shape, s: Settings, p: Pass, first: bool, last: bool) -> float:
@@ -322,13 +322,16 @@ def _attention_saved(shape: Shape, s: Settings, p: Pass, m: float, last: bool) -
     return lined + m * (e * q + 4 * shape.heads) + e * p.seen  # the result, its sums, and masks as numbers
 
 
-def feed_saved(shape: Shape, s: Settings, m: float) -> float:
-    """Of the second half of a block."""
+def feed_saved(shape: Shape, s: Settings, m: float, first: bool = False) -> float:
+    """Of the second half of a block; of the first block, only from where something learns."""
+    entering = not first or s.reads("q_proj", "k_proj", "v_proj", "o_proj")
     if s.plain("gate_proj", "up_proj", "down_proj"):
-        return s.e * m * (shape.width + 1 + 2 * shape.hidden)
+        return s.e * m * (shape.width + 1 + 2 * shape.hidden) if entering else 0.0
     read = shape.width if s.reads("gate_proj", "up_proj") else 0
     gated = shape.hidden if s.reads("down_proj") else 0
-    return _norm(m, shape.width, s, not s.lora_rank) + s.e * m * (read + gated + 2 * shape.hidden)
+    gate = 2 * shape.hidden if entering or read else 0
+    normal = _norm(m, shape.width, s, not s.lora_rank) if entering else 0.0
+    return normal + s.e * m * (read + gated + gate)
 
 
 def _adapters_saved(shape: Shape, s: Settings, t: float) -> float:
@@ -374,11 +377,15 @@ def _lasting(shape: Shape, s: Settings, p: Pass) -> float:
     """Cosines and sines of every head, and where each head's rows stand for attention."""
     if not shape.lean:
         return 0.0
-    turns = 2.0 * p.tokens * (shape.queries + shape.keys) * s.e
-    if not s.fused:
-        return turns
+    return 2.0 * p.tokens * (shape.queries + shape.keys) * s.e + _lining(shape, s, p)
+
+
+def _lining(shape: Shape, s: Settings, p: Pass) -> float:
+    """Where each head's rows stand for attention, of all tokens and of those that are read."""
+    if not (shape.lean and s.fused):
+        return 0.0
     rows = 2 * p.tokens + 2 * p.lined + (2 * p.read + 2 * p.lined if p.read < p.tokens else 0.0)
-    return turns + 8 * shape.heads * rows
+    return 8 * shape.heads * rows
 
 
 def trunk_saved(role: Role, s: Settings, p: Pass) -> float:
@@ -502,7 +509,8 @@ def scoring(roles: list[Role], s: Settings, passes: Sequence[Pass], entropy: boo
     rows = max(16, TILE_BYTES // (4 * shape.vocabulary))
     block = max(forward_moving(shape, s, p.turn) for p in passes)
     wide = (3 if entropy else 2) * s.wide
-    tiles = max(min(m, rows) * shape.vocabulary * wide + s.e * m * shape.width for m in (p.turn.read for p in passes))
+    read = [(p.turn.read, _lining(shape, s, p.turn)) for p in passes]
+    tiles = max(min(m, rows) * shape.vocabulary * wide + s.e * m * shape.width + lines for m, lines in read)
     by_head = tiles > block
     return replace(at_rest, head=tiles) if by_head else replace(at_rest, activations=block)
 
@@ -539,18 +547,26 @@ def packs(shape: Shape, s: Settings, r: Sampled) -> bool:
 
 
 def packed(shape: Shape, s: Settings, r: Sampled) -> float:
-    """That copy, the head's with it. A matrix in oneDNN's layout lies beside the one that it was made from."""
+    """That copy, the head's with it."""
     if not packs(shape, s, r):
         return 0.0
     head = shape.vocabulary * shape.width
     return s.e * (shape.layers * shape.block_linear + (head if head <= PACK_BELOW else 0))
 
 
+def _prefill(shape: Shape, s: Settings, t: float, own: bool) -> float:
+    """States of the pass over prompts; by the sampler's own weights none of a half's results are new."""
+    if not own:
+        return forward_moving(shape, replace(s, cuda=True), Pass(t, t))
+    h, q, k = shape.width, shape.queries, shape.keys
+    return s.e * t * (2 * h + max(6 * q + 4 * k, q + 2 * k + 2 * shape.hidden))
+
+
 def sampling(shape: Shape, s: Settings, r: Sampled) -> float:
     """The pass over the prompts that are let in together, or a step of all rows, whichever is larger."""
     slots = -(-r.rows // r.lanes)
     fed = min(slots * r.prompt, PREFILL_TOKENS + r.prompt)
-    prefill = forward_moving(shape, replace(s, cuda=True), Pass(fed, 0)) if shape.lean else 0.0
+    prefill = _prefill(shape, s, fed, packs(shape, s, r)) if shape.lean else 0.0
     scores = r.rows * shape.heads * (r.prompt + r.answer) * (s.e + s.wide + (s.e if s.e < 4 else 0))
     state = s.e * r.rows * (4 * shape.width + 4 * shape.queries + 4 * shape.keys + 3 * shape.hidden)
     read = min(shape.vocabulary, DRAWN_TILE if shape.vocabulary > LARGE else LARGE)

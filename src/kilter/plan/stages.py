@@ -286,7 +286,7 @@ class Planned:
             return [replace(self._tree(-(-rows // sampled.lanes), rows), read=0)]
         if self.method == "kto":
             rows = min(self.rows_per_update, max(1, FORWARD_TOKENS // lengths.row))
-            return [self._tree(rows, rows)]
+            return [self._tree(-(-rows // self.compared), rows)]
         return []
 
     def _corpus(self) -> Pass | None:
