@@ -35,9 +35,10 @@ PREFILL_TOKENS = 1024
 
 @dataclass
 class _Layer:
-    """A layer's modules, its packed weights where there are any, and its stores [rows or slots, 2G, room, D].
+    """A layer's modules, its packed weights where there are any, and its stores.
 
-    A store holds the heads' keys and then their values.
+    A store is [2, rows or slots, G, room, D]: keys, then values. Rows and heads of either are one dimension to a
+    batched product, so that none is copied for it.
     """
 
     module: Any
@@ -73,7 +74,7 @@ class Decoder:
         size = self.slots * lanes * (prompt_room + answer_room) * 2 * shape.key_heads * shape.width
         self.joined = lanes == 1 or size * len(trunk.layers) * self.dtype.itemsize <= JOIN_BYTES
         make = lambda n, room: torch.zeros(  # noqa: E731
-            n, 2 * shape.key_heads, room, shape.width, device=self.device, dtype=self.dtype
+            2, n, shape.key_heads, room, shape.width, device=self.device, dtype=self.dtype
         )
         pack = pack and rows >= PACK_ROWS and sum(p.numel() for p in trunk.parameters()) < PACK_BELOW
         found = packed.pack(trunk, shape, rows) if pack else None
@@ -130,7 +131,7 @@ class Decoder:
             return
         of = torch.from_numpy(first + asked).to(self.device)
         for layer in self.layers:
-            layer.own[first : first + len(asked), :, :width] = layer.own[of, :, :width]
+            layer.own[:, first : first + len(asked), :, :width] = layer.own[:, of, :, :width]
 
     def _prefill(self, prompts: Sequence[Sequence[int]], first: int) -> Tensor:
         """Put prompts into slots from `first` on; the hidden states at their last tokens."""
@@ -169,17 +170,17 @@ class Decoder:
 
     def _store_prompts(self, layer: _Layer, first: int, ends: np.ndarray, k: Tensor, v: Tensor) -> None:
         store = layer.own if self.joined else layer.prompt
-        G, begin = self.shape.key_heads, 0
+        begin = 0
         for slot, end in enumerate(ends.tolist(), first):
-            store[slot, :G, : end - begin] = k[begin:end].transpose(0, 1)
-            store[slot, G:, : end - begin] = v[begin:end].transpose(0, 1)
+            store[0, slot, :, : end - begin] = k[begin:end].transpose(0, 1)
+            store[1, slot, :, : end - begin] = v[begin:end].transpose(0, 1)
             begin = end
 
     def _last(self, layer: _Layer, q_SHD: Tensor, first: int, lengths: np.ndarray) -> Tensor:
         """Attention of prompts' last tokens over the stores, [S, H·D]."""
         width = int(lengths.max())
-        store = (layer.own if self.joined else layer.prompt)[first : first + len(q_SHD), :, :width]
-        keys, values = store.chunk(2, 1)
+        store = (layer.own if self.joined else layer.prompt)[:, first : first + len(q_SHD), :, :width]
+        keys, values = store.unbind()
         q_SGrD = q_SHD.view(len(q_SHD), self.shape.key_heads, -1, self.shape.width)
         scores = q_SHD.new_empty(*q_SGrD.shape[:3], width)
         product(q_SGrD, keys.transpose(-1, -2), scores)
@@ -247,14 +248,14 @@ class Decoder:
         """Store the rows' new keys and values and attend to all they see, [n, H·D]; queries are scaled."""
         n, size = len(q), self.prompt_width
         if isinstance(step.at, int):
-            layer.own[:n, :, step.at] = kv
+            layer.own[:, :n, :, step.at] = kv.view(n, 2, -1, self.shape.width).transpose(0, 1)
         else:
-            layer.own[self.row_at, :, step.at] = kv
-        keys, values = layer.own[:n, :, : step.width].chunk(2, 1)
+            layer.own[:, self.row_at, :, step.at] = kv.view(n, 2, -1, self.shape.width)
+        keys, values = layer.own[:, :n, :, : step.width].unbind()
         q_nGrD, scores = q.view(n, self.shape.key_heads, -1, self.shape.width), step.scores
         product(q_nGrD, keys.transpose(-1, -2), scores[..., size:] if size else scores)
         if size:
-            prompt_keys, prompt_values = layer.prompt[: len(self.prompt_length), :, :size].chunk(2, 1)
+            prompt_keys, prompt_values = layer.prompt[:, : len(self.prompt_length), :, :size].unbind()
             scores[..., :size] = self._ask(q_nGrD, prompt_keys)
         if step.mask is not None:
             scores += step.mask
@@ -331,8 +332,8 @@ class Decoder:
             return
         to, of = torch.from_numpy(target).to(self.device), torch.from_numpy(source).to(self.device)
         for layer in self.layers:
-            store = getattr(layer, name)[:, :, :width]
-            store[to] = store[of]
+            store = getattr(layer, name)[:, :, :, :width]
+            store[:, to] = store[:, of]
 
     def _arrange(self) -> None:
         """What every step reads of the rows' and slots' arrangement; changes only when rows come or go."""
