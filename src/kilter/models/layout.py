@@ -20,7 +20,7 @@ SHARE_FROM = 0.06
 """Share of tokens that a common prompt must save before a batch is laid out as a tree: branches cost one more pass."""
 ATTENTION_AREA = 1 << 22
 """Padded queries times keys in one attention call."""
-REMEMBERED = 8
+REMEMBERED = 4
 """Layouts that are kept with their plans."""
 BLOCK = 128
 """Queries of a row that attend at once, where attention is worked out by tiles."""
