@@ -99,13 +99,13 @@ def test_what_it_recommends_fits_and_runs_through_the_recipe(big: Path) -> None:
 
 
 def test_changes_are_the_cheapest_first(recipe: Callable[..., Path], small: dict[str, Any]) -> None:
-    small["sft"] |= {"model": "llama", "corpus": "", "batch": 64, "row_tokens": 64, "optimizer": "adamw"}
+    small["sft"] |= {"model": "llama", "corpus": "", "batch": 64, "row_tokens": 256, "optimizer": "adamw"}
     p = plan_of(recipe({"sft": small["sft"]}))["sft"]
-    peak = p.changed(micro_tokens=64 * 64).peak()[1].total
-    large = p.changed(micro_tokens=64 * 64)
+    peak = p.changed(micro_tokens=64 * 256).peak()[1].total
+    large = p.changed(micro_tokens=64 * 256)
     assert fit.cheapest(large, 2 * peak) == {}
     assert list(fit.cheapest(large, 0.9 * peak) or {}) == ["micro_tokens"]  # the result stays what it was
-    least = large.changed(micro_tokens=64).peak()[1].total
+    least = large.changed(micro_tokens=256).peak()[1].total
     squeezed = fit.cheapest(large, 0.98 * least / (1 - fit.SPARE))
     assert squeezed is not None
     assert "checkpointing" in squeezed

@@ -137,6 +137,7 @@ def test_what_the_plan_repeats_is_what_the_engine_does() -> None:
     assert (memory.JOIN_BYTES, memory.PREFILL_TOKENS) == (decode.JOIN_BYTES, decode.PREFILL_TOKENS)
     assert (memory.PACK_BELOW, memory.LARGE, memory.DRAWN_TILE) == (draw.PACK_BELOW, draw.LARGE, draw.TILE * draw.BLOCK)
     assert (memory.ATTENTION_AREA, memory.QUERY_BLOCK) == (layout.ATTENTION_AREA, layout.BLOCK)
+    assert memory.REMEMBERED == layout.REMEMBERED
     assert (memory.ATTENTION_TILE, memory.KEPT_KEYS) == (fused.TILE, fused.KEPT_KEYS)
     assert stages.FORWARD_TOKENS == FORWARD_TOKENS
     assert {"cpu": sample.ROWS["cpu"], "cuda": sample.ROWS["other"]} == stages.ROWS

@@ -25,6 +25,7 @@ ADAM8 = 2 * (1 + 4 / 256)
 """Bytes of AdamW's state in eight bits."""
 TILE_BYTES = 32 << 20
 KEEP_BYTES = 16 << 20
+REMEMBERED = 4
 PACK_BELOW = 100_000_000
 PACK_ROWS = 4
 JOIN_BYTES = 8 << 20
@@ -380,6 +381,11 @@ def _lasting(shape: Shape, s: Settings, p: Pass) -> float:
     return 2.0 * p.tokens * (shape.queries + shape.keys) * s.e + _lining(shape, s, p)
 
 
+def layouts(shape: Shape, s: Settings, p: Pass) -> float:
+    """What the layouts hold that are remembered beside the one at work."""
+    return (REMEMBERED - 1) * _lining(shape, s, p.turn)
+
+
 def _lining(shape: Shape, s: Settings, p: Pass) -> float:
     """Where each head's rows stand for attention, of all tokens and of those that are read."""
     if not (shape.lean and s.fused):
@@ -471,7 +477,7 @@ def held(roles: list[Role], s: Settings) -> Parts:
 
 
 def update(roles: list[Role], s: Settings, passes: dict[str, Pass], memory: float = 0.0, several: bool = True) -> Parts:
-    """The peak of a forward and backward; `memory`: what is kept of blocks below those that learn.
+    """The peak of a forward and backward; `memory`: what is kept of blocks below those that learn, and of layouts.
 
     All roles that learn go forward, then backward in the opposite order, each freeing what it had saved. With `several`
     micro-batches in a step, all gradients are there from the first on; else they come as activations go.
@@ -503,8 +509,10 @@ def orthogonalising(role: Role, s: Settings) -> float:
     return s.wide * s.learning(role.shape) * max(each, default=0)
 
 
-def scoring(roles: list[Role], s: Settings, passes: Sequence[Pass], entropy: bool = False) -> Parts:
-    """The peak of forwards without a gradient: one block's states, or the head's tiles."""
+def scoring(
+    roles: list[Role], s: Settings, passes: Sequence[Pass], entropy: bool = False, memory: float = 0.0
+) -> Parts:
+    """The peak of forwards without a gradient: one block's states, or the head's tiles; `memory` as in `update`."""
     at_rest, shape = held(roles, s), roles[0].shape
     rows = max(16, TILE_BYTES // (4 * shape.vocabulary))
     block = max(forward_moving(shape, s, p.turn) for p in passes)
@@ -512,7 +520,7 @@ def scoring(roles: list[Role], s: Settings, passes: Sequence[Pass], entropy: boo
     read = [(p.turn.read, _lining(shape, s, p.turn)) for p in passes]
     tiles = max(min(m, rows) * shape.vocabulary * wide + s.e * m * shape.width + lines for m, lines in read)
     by_head = tiles > block
-    return replace(at_rest, head=tiles) if by_head else replace(at_rest, activations=block)
+    return replace(at_rest, head=tiles if by_head else 0.0, activations=memory + (0.0 if by_head else block))
 
 
 @dataclass(frozen=True)

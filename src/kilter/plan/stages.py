@@ -268,14 +268,15 @@ class Planned:
             return found
         p = self.micro()
         scored = [*([p] if "reference" in self.needs else []), *self._scored()]
+        beside = self._remembered()
         if scored:
-            found["scores"] = memory.scoring(roles, s, scored, self.online and not self.pairs)
+            found["scores"] = memory.scoring(roles, s, scored, self.online and not self.pairs, beside)
         several = self.micros > 1 or bool(getattr(self.config, "corpus", ""))
-        found["update"] = memory.update(roles, s, dict.fromkeys(self.learning, p), self._remembered(), several)
+        found["update"] = memory.update(roles, s, dict.fromkeys(self.learning, p), beside, several)
         corpus = self._corpus()
         if corpus:
-            beside = memory.update(roles, s, {self.learning[0]: corpus}, self._remembered())
-            found["update"] = max(found["update"], beside, key=lambda x: x.total)
+            second = memory.update(roles, s, {self.learning[0]: corpus}, beside)
+            found["update"] = max(found["update"], second, key=lambda x: x.total)
         return found
 
     def _scored(self) -> list[Pass]:
@@ -297,13 +298,15 @@ class Planned:
         return self._rows(rows, c.row_tokens, c.row_tokens)
 
     def _remembered(self) -> float:
-        """What a round keeps of the blocks below those that learn."""
+        """What a round keeps of the blocks below those that learn, and of layouts."""
         c = self.config
+        shape = self.roles[0].shape
+        layouts = 0.0 if self.packed else memory.layouts(shape, self.settings, self.micro())
         if not c.train_layers:
-            return 0.0
+            return layouts
         rows = self.rows_per_update * (self.updates_per_round if self.online else 1)
         tokens = rows * (self.row_tokens if self.packed else self.lengths.row)
-        return float(min(1 << 30, tokens * self.roles[0].shape.width * self.settings.e))
+        return layouts + min(1 << 30, tokens * shape.width * self.settings.e)
 
     def peak(self) -> tuple[str, Parts]:
         """The phase that takes most, and its bytes."""
