@@ -38,6 +38,7 @@ SIZES = {
     "vocab_size": 2048,
     "max_position_embeddings": 512,
 }
+OTHER_SIZES = {"n_embd": 192, "n_inner": 512, "n_layer": 4, "n_head": 6, "vocab_size": 2048, "n_positions": 512}
 SINGLE = ("tom", "ann", "bob", "lives", "in", "bell", "moss", "dell", "likes", "tea", "the", "a", "cat", "dog", "eats")
 """Words of one token each, so that all rows are equally long."""
 
@@ -48,13 +49,13 @@ def folder(
 ) -> Path:
     """Models large enough that their tensors, and no trifles beside them, decide; rows of one length."""
     here = tmp_path_factory.mktemp("plan")
-    for kind in ("causal", "reward"):
-        config = model_config("llama", **SIZES)
-        config.num_labels = 1 if kind == "reward" else config.num_labels
+    for name in ("causal", "reward", "gpt2"):
+        config = model_config("gpt2", **OTHER_SIZES) if name == "gpt2" else model_config("llama", **SIZES)
+        config.num_labels = 1 if name == "reward" else config.num_labels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            classes.KIND[kind].from_config(config).save_pretrained(here / kind)
-        tokenizer.save_pretrained(here / kind)
+            classes.KIND["reward" if name == "reward" else "causal"].from_config(config).save_pretrained(here / name)
+        tokenizer.save_pretrained(here / name)
     pick = random.Random(0)
     some = lambda n: " ".join(pick.choices(SINGLE, k=n))  # noqa: E731
     write_rows(here / "demos.jsonl", [{"prompt": some(40), "answer": some(80)} for _ in range(32)])
@@ -177,6 +178,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("sft", {**SFT, "lora_rank": 8, "lora_targets": "q_proj v_proj"}),
     ("sft", {**SFT, "lora_rank": 8, "lora_targets": "down_proj"}),
     ("sft", {**SFT, "lora_rank": 8, "checkpointing": True}),
+    ("sft", {**SFT, "model": "gpt2"}),
+    ("sft", {**SFT, "model": "gpt2", "lora_rank": 8}),
     ("dpo", RANKED),
     ("dpo", {**RANKED, "lora_rank": 8}),
     ("dpo", {**RANKED, "lora_rank": 8, "checkpointing": True}),

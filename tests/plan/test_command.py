@@ -12,7 +12,7 @@ import pytest
 from kilter import recipes
 from kilter.cli import main
 from kilter.errors import RecipeError
-from kilter.plan import fit, show
+from kilter.plan import fit, memory, show
 from kilter.plan.memory import GIB
 from kilter.plan.stages import Planned, planned
 
@@ -96,6 +96,20 @@ def test_what_it_recommends_fits_and_runs_through_the_recipe(big: Path) -> None:
     again = show.make("instructgpt", settings, gpu=16, flops=1e14)
     assert again["fits"], [(s["stage"], s["peak"], s["change"]) for s in again["stages"]]
     assert all(s["change"] == {} for s in again["stages"])
+
+
+def test_adapters_on_chosen_layers_are_counted_from_stage_to_stage(
+    recipe: Callable[..., Path], small: dict[str, Any]
+) -> None:
+    lora = {"model": "llama", "corpus": "", "lora_rank": 4, "lora_targets": "q_proj v_proj"}
+    dpo = small["dpo"] | {"model": "sft", "lora_rank": 2, "lora_targets": "down_proj"}
+    p = plan_of(recipe({"sft": small["sft"] | lora, "dpo": dpo}))["dpo"]
+    policy, e = p.roles[0], p.settings.e
+    shape = policy.shape
+    sizes = dict(zip(shape.names, shape.linears, strict=True))
+    parameters = lambda rank, *names: shape.layers * rank * sum(sum(sizes[n]) for n in names)  # noqa: E731
+    assert sum(memory.frozen_adapters(p.roles, p.settings).values()) == e * parameters(4, "q_proj", "v_proj")
+    assert memory.learned(policy, p.settings) == parameters(2, "down_proj")
 
 
 def test_changes_are_the_cheapest_first(recipe: Callable[..., Path], small: dict[str, Any]) -> None:
