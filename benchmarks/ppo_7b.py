@@ -130,7 +130,7 @@ def plan(args: argparse.Namespace, c: Any) -> tuple[Any, dict[str, Any]]:
     from kilter.plan.stages import Lengths, Planned, Source
 
     shape = shape_of(shape_config(args))
-    source = {n: Source("random", shape, adapters=((n, args.rank),)) for n in ("sft", "reward")}
+    source = {n: Source("random", shape, adapters=(memory.Frozen(n, args.rank),)) for n in ("sft", "reward")}
     roles = {"policy": "sft", "reference": "sft", "reward": "reward", "value": "reward"}
     lengths = Lengths(args.prompt, args.max_new, 1, args.prompt, args.max_new)
     cuda = args.device.startswith("cuda")

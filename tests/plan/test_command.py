@@ -12,7 +12,7 @@ import pytest
 from kilter import recipes
 from kilter.cli import main
 from kilter.errors import RecipeError
-from kilter.plan import fit, show
+from kilter.plan import fit, memory, show
 from kilter.plan.memory import GIB
 from kilter.plan.stages import Planned, planned
 
@@ -98,14 +98,28 @@ def test_what_it_recommends_fits_and_runs_through_the_recipe(big: Path) -> None:
     assert all(s["change"] == {} for s in again["stages"])
 
 
+def test_adapters_on_chosen_layers_are_counted_from_stage_to_stage(
+    recipe: Callable[..., Path], small: dict[str, Any]
+) -> None:
+    lora = {"model": "llama", "corpus": "", "lora_rank": 4, "lora_targets": "q_proj v_proj"}
+    dpo = small["dpo"] | {"model": "sft", "lora_rank": 2, "lora_targets": "down_proj"}
+    p = plan_of(recipe({"sft": small["sft"] | lora, "dpo": dpo}))["dpo"]
+    policy, e = p.roles[0], p.settings.e
+    shape = policy.shape
+    sizes = dict(zip(shape.names, shape.linears, strict=True))
+    parameters = lambda rank, *names: shape.layers * rank * sum(sum(sizes[n]) for n in names)  # noqa: E731
+    assert sum(memory.frozen_adapters(p.roles, p.settings).values()) == e * parameters(4, "q_proj", "v_proj")
+    assert memory.learned(policy, p.settings) == parameters(2, "down_proj")
+
+
 def test_changes_are_the_cheapest_first(recipe: Callable[..., Path], small: dict[str, Any]) -> None:
-    small["sft"] |= {"model": "llama", "corpus": "", "batch": 64, "row_tokens": 64, "optimizer": "adamw"}
+    small["sft"] |= {"model": "llama", "corpus": "", "batch": 64, "row_tokens": 256, "optimizer": "adamw"}
     p = plan_of(recipe({"sft": small["sft"]}))["sft"]
-    peak = p.changed(micro_tokens=64 * 64).peak()[1].total
-    large = p.changed(micro_tokens=64 * 64)
+    peak = p.changed(micro_tokens=64 * 256).peak()[1].total
+    large = p.changed(micro_tokens=64 * 256)
     assert fit.cheapest(large, 2 * peak) == {}
     assert list(fit.cheapest(large, 0.9 * peak) or {}) == ["micro_tokens"]  # the result stays what it was
-    least = large.changed(micro_tokens=64).peak()[1].total
+    least = large.changed(micro_tokens=256).peak()[1].total
     squeezed = fit.cheapest(large, 0.98 * least / (1 - fit.SPARE))
     assert squeezed is not None
     assert "checkpointing" in squeezed

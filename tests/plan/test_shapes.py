@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kilter.models import classes, decode, draw, head, sample
+from kilter.models import classes, decode, draw, fused, head, layout, lora, sample
 from kilter.models.logprobs import FORWARD_TOKENS
 from kilter.plan import memory, stages
 from kilter.plan.memory import GIB, Pass, Role, Sampled, Settings
@@ -112,8 +112,12 @@ def test_a_shape_counts_what_the_model_has(
     shape = shape_of(model.config)
     assert shape.parameters == sum(p.numel() for p in model.parameters())
     assert shape.trunk == sum(p.numel() for p in model.base_model.parameters())
-    linear = [m for m in model.base_model.modules() if isinstance(m, torch.nn.Linear)]
-    assert shape.layers * shape.block_linear == sum(m.weight.numel() for m in linear)
+    linear = lora.linear_layers(model)
+    assert shape.layers * shape.block_linear == sum(int(m.weight.numel()) for m in linear.values())
+    for targets in ((), (shape.names[0],), (shape.names[0], shape.names[-1])):
+        adapters = lora.fresh_adapters(model, 4, 8.0, ("key",), torch.float32, targets=targets)
+        parameters = sum(p.numel() for a in adapters.values() for p in a.parameters())
+        assert shape.adapter(4, targets=targets) == parameters
 
 
 def test_a_qwen3_with_heads_of_their_own_width_is_counted() -> None:
@@ -129,6 +133,11 @@ def test_a_qwen3_with_heads_of_their_own_width_is_counted() -> None:
 
 def test_what_the_plan_repeats_is_what_the_engine_does() -> None:
     assert (memory.TILE_BYTES, memory.KEEP_BYTES) == (head.TILE_BYTES, head.KEEP_BYTES)
-    assert (memory.FUSE_BELOW, memory.LARGE) == (decode.FUSE_BELOW, draw.LARGE)
+    assert (memory.PACK_BELOW, memory.PACK_ROWS) == (decode.PACK_BELOW, decode.PACK_ROWS)
+    assert (memory.JOIN_BYTES, memory.PREFILL_TOKENS) == (decode.JOIN_BYTES, decode.PREFILL_TOKENS)
+    assert (memory.PACK_BELOW, memory.LARGE, memory.DRAWN_TILE) == (draw.PACK_BELOW, draw.LARGE, draw.TILE * draw.BLOCK)
+    assert (memory.ATTENTION_AREA, memory.QUERY_BLOCK) == (layout.ATTENTION_AREA, layout.BLOCK)
+    assert memory.REMEMBERED == layout.REMEMBERED
+    assert (memory.ATTENTION_TILE, memory.KEPT_KEYS) == (fused.TILE, fused.KEPT_KEYS)
     assert stages.FORWARD_TOKENS == FORWARD_TOKENS
     assert {"cpu": sample.ROWS["cpu"], "cuda": sample.ROWS["other"]} == stages.ROWS

@@ -40,7 +40,7 @@ class Product:
     def __init__(self, weight: Tensor, bias: Tensor | None = None, rows: int = 64) -> None:
         self.outputs, self.bias = len(weight), bias
         self.blocked = _blocked(weight, rows) if weight.numel() >= BLOCKED else None
-        self.weight = weight.t().contiguous() if self.blocked is None else weight
+        self.weight = weight.t().contiguous() if self.blocked is None else self.blocked
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Into `out` where it is of use."""

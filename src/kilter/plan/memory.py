@@ -25,9 +25,19 @@ ADAM8 = 2 * (1 + 4 / 256)
 """Bytes of AdamW's state in eight bits."""
 TILE_BYTES = 32 << 20
 KEEP_BYTES = 16 << 20
-FUSE_BELOW = 100_000_000
+REMEMBERED = 4
+PACK_BELOW = 100_000_000
+PACK_ROWS = 4
+JOIN_BYTES = 8 << 20
+PREFILL_TOKENS = 1024
 LARGE = 8192
-"""These four repeat models.head, models.decode and models.draw, which would bring torch in; a test holds them equal."""
+DRAWN_TILE = 32 * 128
+ATTENTION_AREA = 1 << 22
+QUERY_BLOCK = 128
+ATTENTION_TILE = 1 << 18
+KEPT_KEYS = 4
+"""These repeat models.head, .decode, .packed, .draw, .layout and .fused, which would bring torch in; a test holds them
+equal."""
 MUON_COPIES = 6
 """Of the matrices that Muon turns orthogonal together: updates, their stack, what it becomes, and three products."""
 
@@ -43,6 +53,8 @@ class Settings:
     checkpointing: bool = False
     optimizer: str = "adamw"
     cuda: bool = False
+    lora_targets: tuple[str, ...] = ()
+    """Last names of the layers that get adapters; all of them where there is none."""
 
     @property
     def e(self) -> int:
@@ -54,9 +66,32 @@ class Settings:
         """Bytes of a number in float32 or wider."""
         return max(4, self.e)
 
+    @property
+    def fused(self) -> bool:
+        """Whether attention is `models.fused`'s, and not the library's."""
+        return self.e >= 4 and not self.cuda
+
     def learning(self, shape: Shape) -> int:
         """Blocks that learn."""
         return min(self.train_layers or shape.layers, shape.layers)
+
+    def reads(self, *names: str) -> bool:
+        """Whether any of these layers learns, or an adapter on it, and so keeps what it reads."""
+        return not self.lora_rank or not self.lora_targets or any(n in self.lora_targets for n in names)
+
+    def plain(self, *names: str) -> bool:
+        """Whether these layers go through a half of a block as one function: no adapters, its own accumulator."""
+        return self.e >= 4 and not (self.lora_rank and self.reads(*names)) and self.quantize == "none"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """An adapter that a role begins from."""
+
+    name: str
+    rank: int
+    targets: tuple[str, ...] = ()
+    """Last names of its layers; none for all."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +104,8 @@ class Role:
     base: str = "base"
     """Which weights: roles of equal base share a backbone under LoRA."""
     learns: bool = False
-    start: tuple[tuple[str, int], ...] = ()
-    """Frozen adapters that it begins from: (which, rank)."""
+    start: tuple[Frozen, ...] = ()
+    """Frozen adapters that it begins from."""
     classifier: bool = False
     """Its base has a one-label head of its own, and so can't be the language model's."""
 
@@ -140,15 +175,19 @@ def weights(roles: list[Role], s: Settings) -> float:
 
 def adapters(roles: list[Role], s: Settings) -> float:
     """Frozen adapters (each folder once), adapters that learn, and one-label heads of views."""
-    frozen = {name: role.shape.adapter(rank) for role in roles for name, rank in role.start}
-    return sum(frozen.values()) * s.e + sum(own_adapter(r, s) for r in roles)
+    return sum(frozen_adapters(roles, s).values()) + sum(own_adapter(r, s) for r in roles)
+
+
+def frozen_adapters(roles: list[Role], s: Settings) -> dict[str, float]:
+    """Bytes of each adapter that a role begins from."""
+    return {f.name: r.shape.adapter(f.rank, targets=f.targets) * float(s.e) for r in roles for f in r.start}
 
 
 def own_adapter(role: Role, s: Settings) -> float:
     """What a view has to itself: the adapter that it learns, and its one-label head."""
     if not s.lora_rank:
         return 0.0
-    learnt = role.shape.adapter(s.lora_rank, s.learning(role.shape)) if role.learns else 0
+    learnt = role.shape.adapter(s.lora_rank, s.learning(role.shape), s.lora_targets) if role.learns else 0
     return s.wide * (learnt + (0 if role.kind == "causal" else role.shape.width))
 
 
@@ -170,7 +209,7 @@ def learned(role: Role, s: Settings) -> int:
     shape, top = role.shape, s.learning(role.shape)
     scalar = 0 if role.kind == "causal" else shape.width
     if s.lora_rank:
-        return shape.adapter(s.lora_rank, top) + scalar
+        return shape.adapter(s.lora_rank, top, s.lora_targets) + scalar
     blocks = top * (shape.block_linear + shape.block_rest) + shape.tail + scalar
     head = shape.head if role.kind == "causal" else 0
     return blocks + head + (0 if s.train_layers else shape.embedding)
@@ -210,12 +249,22 @@ class Pass:
     """Keys and values as attention lines them up, where each answer repeats its shared prompt's; 0 for one a token."""
     seen: float = 0.0
     """Queries times keys of masks, where attention needs them."""
+    kept: float = 0.0
+    """Queries times keys whose attention is kept for the gradient (of one head, on a processor)."""
+    kept_read: float = 0.0
+    """Of these, what the queries read by the head have."""
+
+    @property
+    def lined(self) -> float:
+        """Keys as attention lines them up."""
+        return self.keys or self.tokens
 
     @property
     def turn(self) -> Pass:
         """One turn of it."""
-        share = min(1.0, self.chunk / self.tokens) if self.chunk else 1.0
-        return Pass(share * self.tokens, share * self.read, 0.0, share * self.keys, share * self.seen)
+        n = min(1.0, self.chunk / self.tokens) if self.chunk else 1.0
+        keys, seen, kept, kept_read = n * self.keys, n * self.seen, n * self.kept, n * self.kept_read
+        return Pass(n * self.tokens, n * self.read, 0.0, keys, seen, kept, kept_read)
 
 
 def _norm(tokens: float, width: int, s: Settings, full: bool) -> float:
@@ -225,51 +274,132 @@ def _norm(tokens: float, width: int, s: Settings, full: bool) -> float:
     return tokens * (4 * (width + 1) + (s.e * width if full else 0))
 
 
+def kept_attention(shape: Shape, rows: float, queries: int, keys: int) -> float:
+    """Queries times keys of rows whose attention is kept: of those blocks of queries that see few keys."""
+    found = 0
+    for begin in range(0, queries, QUERY_BLOCK):
+        end = min(begin + QUERY_BLOCK, queries)
+        upto = keys - queries + end
+        found += (end - begin) * upto if upto <= KEPT_KEYS * shape.head_width else 0
+    return rows * found
+
+
 def layer_saved(shape: Shape, s: Settings, p: Pass, first: bool = False, last: bool = False) -> float:
     """What one block keeps for its backward pass; in the last block only tokens read go beyond keys and values.
 
     `first`: nothing below it learns, so what enters it has no gradient.
     """
-    t, m, full = p.tokens, p.read if last else p.tokens, not s.lora_rank
     if not shape.lean:
-        return _own_layer_saved(shape, s, t)
-    h, q, e = shape.width, shape.queries, s.e
-    enters = 0.0 if first and not full else _norm(t, h, s, full)
-    attention = e * (t * h + (m * h if m < t else 0))  # what q, k and v read, kept by weights or adapters that learn
+        return _own_layer_saved(shape, s, p.tokens)
+    last = last and p.read < p.tokens
+    m = p.read if last else p.tokens
+    mixed = s.e * m * shape.queries if s.reads("o_proj") else 0.0
+    found = mixed + feed_saved(shape, s, m, first) + _adapters_saved(shape, s, m)
+    if first and not s.reads("q_proj", "k_proj", "v_proj"):
+        return found  # nothing up to here has a gradient
+    return found + _enter_saved(shape, s, p, first, last) + _attention_saved(shape, s, p, m, last)
+
+
+def _enter_saved(shape: Shape, s: Settings, p: Pass, first: bool, last: bool) -> float:
+    """From what enters a block to its queries, keys and values."""
+    t, m, h, full = p.tokens, p.read if last else p.tokens, shape.width, not s.lora_rank
+    turned = 2 * s.e * m * shape.queries if last else 0.0  # cosines and sines of the tokens that are read
+    if s.plain("q_proj", "k_proj", "v_proj") and not shape.head_norms:
+        return turned + (0.0 if first and not full else s.e * t * (h + 1))
+    found = turned + (0.0 if first and not full else _norm(t, h, s, full))
+    found += s.e * t * h if s.reads("k_proj", "v_proj") or (s.reads("q_proj") and not last) else 0.0
+    found += s.e * m * h if s.reads("q_proj") and last else 0.0
     if shape.head_norms:
-        attention += _norm(m, q, s, full) + _norm(t, shape.keys, s, full)
-    attention += e * q * (m + 2 * (p.keys or t))  # queries, and keys and values as often as they are lined up
-    attention += m * (e * q + 4 * shape.heads) + e * p.seen  # the result, its sums, and masks as numbers
-    attention += e * m * q  # what the output projection reads
-    feed = _norm(m, h, s, full) + e * m * (h + 3 * shape.hidden)
-    return enters + attention + feed + _adapters_saved(shape, s, t)
+        found += _norm(m, shape.queries, s, full) + _norm(t, shape.keys, s, full)
+    return found
+
+
+def _attention_saved(shape: Shape, s: Settings, p: Pass, m: float, last: bool) -> float:
+    """Queries, keys and values, and what becomes of them."""
+    e, q = s.e, shape.queries
+    if s.fused:
+        return e * (m * q + 2 * p.tokens * shape.keys + shape.heads * (p.kept_read if last else p.kept))
+    lined = e * q * (m + 2 * p.lined)  # keys and values repeated for each head that reads them
+    return lined + m * (e * q + 4 * shape.heads) + e * p.seen  # the result, its sums, and masks as numbers
+
+
+def feed_saved(shape: Shape, s: Settings, m: float, first: bool = False) -> float:
+    """Of the second half of a block; of the first block, only from where something learns."""
+    entering = not first or s.reads("q_proj", "k_proj", "v_proj", "o_proj")
+    if s.plain("gate_proj", "up_proj", "down_proj"):
+        return s.e * m * (shape.width + 1 + 2 * shape.hidden) if entering else 0.0
+    read = shape.width if s.reads("gate_proj", "up_proj") else 0
+    gated = shape.hidden if s.reads("down_proj") else 0
+    gate = 2 * shape.hidden if entering or read else 0
+    normal = _norm(m, shape.width, s, not s.lora_rank) if entering else 0.0
+    return normal + s.e * m * (read + gated + gate)
 
 
 def _adapters_saved(shape: Shape, s: Settings, t: float) -> float:
     """The narrow states between A and B, and below 32 bits the copies that take part in the product."""
     if not s.lora_rank:
         return 0.0
-    copies = s.e * shape.adapter(s.lora_rank, 1) if s.e < 4 else 0
-    return s.e * t * s.lora_rank * len(shape.linears) + copies
+    copies = s.e * shape.adapter(s.lora_rank, 1, s.lora_targets) if s.e < 4 else 0
+    return s.e * t * s.lora_rank * len(shape.adapted(s.lora_targets)) + copies
 
 
 def _own_layer_saved(shape: Shape, s: Settings, t: float) -> float:
-    """An estimate for families that take their own forward: more is kept by norms and activation functions."""
-    return t * (s.e * (2 * shape.width + 6 * shape.queries + 6 * shape.hidden) + 8 * shape.width)
+    """An estimate for families that take their own forward, after GPT-2: an activation function that is written out
+    keeps three of its steps, norms what they read."""
+    return t * (s.e * (2 * shape.width + 5 * shape.queries + 5 * shape.hidden) + 8 * shape.width)
 
 
-def layer_moving(shape: Shape, s: Settings, t: float) -> float:
-    """Gradients alive at once in a block's backward pass beyond what it frees, and one weight in full."""
+def layer_moving(shape: Shape, s: Settings, p: Pass, m: float) -> float:
+    """What a block's backward pass allocates beyond what was saved, at its widest: in its feed-forward half or, where
+    keys are lined up more often than they stand, in attention. m: tokens that go through its feed-forward half."""
     biggest = max((o * i for o, i in shape.linears), default=0)
     weight = biggest * (s.e if s.quantize == "nf4" else 0 if s.lora_rank else s.e + (4 if s.e < 4 else 0))
-    return s.e * t * (2 * shape.hidden + shape.width) + weight
+    if not (shape.lean and s.fused):
+        return s.e * m * (2 * shape.hidden + shape.width) + weight
+    plain = s.plain("gate_proj", "up_proj", "down_proj")
+    feed = s.e * m * ((4 * shape.hidden + 5 * shape.width) if plain else (2 * shape.hidden + shape.width))
+    if plain and not s.lora_rank:
+        weight = 3 * s.e * shape.hidden * shape.width
+    return max(feed + weight, _attention_moving(shape, s, p, m) - feed_saved(shape, s, m))
+
+
+def _gathered(shape: Shape, s: Settings, p: Pass) -> float:
+    """Keys and values of one attention call, repeated for each head that reads them: of calls of limited area."""
+    return 2 * s.e * shape.queries * min(p.lined, max(p.lined / max(1.0, p.tokens), 1.0) * ATTENTION_AREA / QUERY_BLOCK)
+
+
+def _attention_moving(shape: Shape, s: Settings, p: Pass, m: float) -> float:
+    """Attention's backward pass: gradients of queries in three orders, of keys and values, and two tiles."""
+    q = shape.queries
+    states = s.e * (m * (4 * q + shape.width) + 2 * p.tokens * shape.keys)
+    return states + 2 * _gathered(shape, s, p) + 2 * s.e * min(ATTENTION_TILE, shape.heads * (p.kept or ATTENTION_TILE))
+
+
+def _lasting(shape: Shape, s: Settings, p: Pass) -> float:
+    """Cosines and sines of every head, and where each head's rows stand for attention."""
+    if not shape.lean:
+        return 0.0
+    return 2.0 * p.tokens * (shape.queries + shape.keys) * s.e + _lining(shape, s, p)
+
+
+def layouts(shape: Shape, s: Settings, p: Pass) -> float:
+    """What the layouts hold that are remembered beside the one at work."""
+    return (REMEMBERED - 1) * _lining(shape, s, p.turn)
+
+
+def _lining(shape: Shape, s: Settings, p: Pass) -> float:
+    """Where each head's rows stand for attention, of all tokens and of those that are read."""
+    if not (shape.lean and s.fused):
+        return 0.0
+    rows = 2 * p.tokens + 2 * p.lined + (2 * p.read + 2 * p.lined if p.read < p.tokens else 0.0)
+    return 8 * shape.heads * rows
 
 
 def trunk_saved(role: Role, s: Settings, p: Pass) -> float:
     """What a role's forward keeps until its backward: every block's activations, or with checkpointing their inputs."""
     shape, top = role.shape, s.learning(role.shape)
     h = shape.width
-    rope = 2 * p.tokens * shape.head_width * s.e if shape.lean else 0
+    rope = _lasting(shape, s, p)
     last = _norm(p.read, h, s, not s.lora_rank)
     if s.checkpointing:
         return rope + s.e * h * p.tokens * top + (0 if shape.lean and p.read < p.tokens else last)
@@ -292,23 +422,24 @@ def backward_peaks(role: Role, s: Settings, p: Pass) -> list[tuple[float, float]
     lowest = whole - (s.wide * shape.embedding if every and not (shape.tied and head) else 0.0)
     block = (lowest - head) / top
     below = saved - s.e * shape.width * t + layer_saved(shape, s, turn) if s.checkpointing else saved - last
-    found = [(saved + (last if s.checkpointing else 0.0) + layer_moving(shape, s, m), head)]
+    found = [(saved + (last if s.checkpointing else 0.0) + layer_moving(shape, s, turn, m), head)]
     if top > 1:
         entry = s.e * shape.width * t if s.checkpointing else 0.0
-        first = layer_saved(shape, s, turn, first=True) + entry + layer_moving(shape, s, t)
-        found += [(below + layer_moving(shape, s, t), head + block), (first, lowest - block)]
+        first = layer_saved(shape, s, turn, first=True) + entry + layer_moving(shape, s, turn, t)
+        found += [(below + layer_moving(shape, s, turn, t), head + block), (first, lowest - block)]
     if every:
         low = shape.embedding * (s.e + (4 if s.e < 4 else 0))
         found.append((low + s.e * p.tokens * shape.width, lowest))
     return found
 
 
-def forward_moving(shape: Shape, s: Settings, t: float) -> float:
+def forward_moving(shape: Shape, s: Settings, p: Pass) -> float:
     """States that are alive at once in a block whose forward keeps none of them, and one weight in full."""
     biggest = max((o * i for o, i in shape.linears), default=0) if s.quantize == "nf4" else 0
-    attention = 2 * shape.width + 6 * shape.queries + 2 * shape.keys
-    feed = 4 * shape.width + shape.queries + 2 * shape.keys + (4 if s.lora_rank else 3) * shape.hidden
-    return s.e * (biggest + t * (2 * shape.head_width + max(attention, feed)))
+    t, h, q, k = p.tokens, shape.width, shape.queries, shape.keys
+    attention = s.e * t * (2 * h + 3 * q + 2 * k) + _gathered(shape, s, p) + (0 if s.fused else s.e * t * 2 * q)
+    feed = s.e * t * (4 * h + (4 if s.lora_rank else 3) * shape.hidden)
+    return s.e * biggest + _lasting(shape, s, p) + max(attention, feed)
 
 
 # --- the head ---------------------------------------------------------------------------------------------------------
@@ -347,7 +478,7 @@ def held(roles: list[Role], s: Settings) -> Parts:
 
 
 def update(roles: list[Role], s: Settings, passes: dict[str, Pass], memory: float = 0.0, several: bool = True) -> Parts:
-    """The peak of a forward and backward; `memory`: what is kept of blocks below those that learn.
+    """The peak of a forward and backward; `memory`: what is kept of blocks below those that learn, and of layouts.
 
     All roles that learn go forward, then backward in the opposite order, each freeing what it had saved. With `several`
     micro-batches in a step, all gradients are there from the first on; else they come as activations go.
@@ -379,15 +510,18 @@ def orthogonalising(role: Role, s: Settings) -> float:
     return s.wide * s.learning(role.shape) * max(each, default=0)
 
 
-def scoring(roles: list[Role], s: Settings, passes: Sequence[Pass], entropy: bool = False) -> Parts:
-    """The peak of forwards without a gradient: one block's states, or the head's tiles."""
+def scoring(
+    roles: list[Role], s: Settings, passes: Sequence[Pass], entropy: bool = False, memory: float = 0.0
+) -> Parts:
+    """The peak of forwards without a gradient: one block's states, or the head's tiles; `memory` as in `update`."""
     at_rest, shape = held(roles, s), roles[0].shape
     rows = max(16, TILE_BYTES // (4 * shape.vocabulary))
-    block = max(forward_moving(shape, s, p.turn.tokens) for p in passes)
+    block = max(forward_moving(shape, s, p.turn) for p in passes)
     wide = (3 if entropy else 2) * s.wide
-    tiles = max(min(m, rows) * shape.vocabulary * wide + s.e * m * shape.width for m in (p.turn.read for p in passes))
+    read = [(p.turn.read, _lining(shape, s, p.turn)) for p in passes]
+    tiles = max(min(m, rows) * shape.vocabulary * wide + s.e * m * shape.width + lines for m, lines in read)
     by_head = tiles > block
-    return replace(at_rest, head=tiles) if by_head else replace(at_rest, activations=block)
+    return replace(at_rest, head=tiles if by_head else 0.0, activations=memory + (0.0 if by_head else block))
 
 
 @dataclass(frozen=True)
@@ -408,27 +542,45 @@ class Sampled:
 
 
 def stores(shape: Shape, s: Settings, r: Sampled) -> float:
-    """Keys and values: prompts by slot, answers by row."""
+    """Keys and values: prompts by slot and answers by row, or where all is small both by row."""
     slots = -(-r.rows // r.lanes)
-    tokens = slots * r.prompt + slots * r.lanes * r.answer
-    return 2.0 * shape.layers * shape.keys * s.e * tokens
+    token = 2.0 * shape.layers * shape.keys * s.e
+    together = token * slots * r.lanes * (r.prompt + r.answer)
+    return together if together <= JOIN_BYTES else token * slots * (r.prompt + r.lanes * r.answer)
 
 
-def fused(shape: Shape, s: Settings) -> float:
-    """The sampler's copies of projections that read one input, which small plain trunks get."""
-    if not shape.lean or s.lora_rank or shape.trunk >= FUSE_BELOW:
+def packs(shape: Shape, s: Settings, r: Sampled) -> bool:
+    """Whether the sampler lays out its own copy of the weights: of small models on a processor."""
+    small = shape.lean and shape.trunk < PACK_BELOW and r.rows >= PACK_ROWS
+    return small and s.e >= 4 and not s.cuda and s.quantize == "none"
+
+
+def packed(shape: Shape, s: Settings, r: Sampled) -> float:
+    """That copy, the head's with it."""
+    if not packs(shape, s, r):
         return 0.0
-    return s.e * shape.layers * shape.width * (shape.queries + 2 * shape.keys + 2 * shape.hidden)
+    head = shape.vocabulary * shape.width
+    return s.e * (shape.layers * shape.block_linear + (head if head <= PACK_BELOW else 0))
+
+
+def _prefill(shape: Shape, s: Settings, t: float, own: bool) -> float:
+    """States of the pass over prompts; by the sampler's own weights none of a half's results are new."""
+    if not own:
+        return forward_moving(shape, replace(s, cuda=True), Pass(t, t))
+    h, q, k = shape.width, shape.queries, shape.keys
+    return s.e * t * (2 * h + max(6 * q + 4 * k, q + 2 * k + 2 * shape.hidden))
 
 
 def sampling(shape: Shape, s: Settings, r: Sampled) -> float:
     """The pass over the prompts that are let in together, or a step of all rows, whichever is larger."""
     slots = -(-r.rows // r.lanes)
-    prefill = forward_moving(shape, s, slots * r.prompt) if shape.lean else 0.0
-    scores = r.rows * shape.heads * (r.prompt + r.answer) * (2 * s.e + s.wide)
-    read = min(shape.vocabulary, LARGE)
+    fed = min(slots * r.prompt, PREFILL_TOKENS + r.prompt)
+    prefill = _prefill(shape, s, fed, packs(shape, s, r)) if shape.lean else 0.0
+    scores = r.rows * shape.heads * (r.prompt + r.answer) * (s.e + s.wide + (s.e if s.e < 4 else 0))
+    state = s.e * r.rows * (4 * shape.width + 4 * shape.queries + 4 * shape.keys + 3 * shape.hidden)
+    read = min(shape.vocabulary, DRAWN_TILE if shape.vocabulary > LARGE else LARGE)
     logits = r.rows * read * (s.e + s.wide + 8) + 2 * s.e * r.rows * shape.width
-    return max(prefill, scores + forward_moving(shape, s, r.rows), logits)
+    return max(prefill, scores + state, logits)
 
 
 def rollout(roles: list[Role], s: Settings, r: Sampled) -> Parts:
@@ -436,4 +588,4 @@ def rollout(roles: list[Role], s: Settings, r: Sampled) -> Parts:
     at_rest = held(roles, s)
     shape = roles[0].shape
     drawn = 24.0 * max(r.total, r.rows) * r.answer
-    return replace(at_rest, cache=stores(shape, s, r), sampling=fused(shape, s) + sampling(shape, s, r) + drawn)
+    return replace(at_rest, cache=stores(shape, s, r), sampling=packed(shape, s, r) + sampling(shape, s, r) + drawn)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Families with a lean forward (`models.lean`), whose sizes are worked out in closed form."""
-HEADS = ("lm_head", "score", "classifier", "embed_out")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Shape:
     vocabulary: int
     context: int
     linears: tuple[tuple[int, int], ...]
-    """(outputs, inputs) of every linear layer of one block."""
+    """(outputs, inputs) of every linear layer of one block, GPT-2's with a transposed weight among them."""
     block_rest: int
     """Parameters of one block that are in no linear layer's weight: norms and biases."""
     embedding: int
@@ -35,6 +36,8 @@ class Shape:
     """The head is the embedding."""
     head_norms: bool = False
     """Queries and keys are normalised head by head."""
+    names: tuple[str, ...] = ()
+    """The last name of each of `linears`."""
 
     @property
     def lean(self) -> bool:
@@ -69,9 +72,14 @@ class Shape:
         """Of the whole language model, a tied head once."""
         return self.trunk + self.head
 
-    def adapter(self, rank: int, layers: int | None = None) -> int:
-        """Parameters of a LoRA adapter on every linear layer of all blocks, or of `layers` of them."""
-        return (self.layers if layers is None else layers) * rank * sum(o + i for o, i in self.linears)
+    def adapted(self, targets: Collection[str] = ()) -> list[tuple[int, int]]:
+        """(outputs, inputs) of one block's linear layers of these last names; without names, of all."""
+        named = zip(self.names, self.linears, strict=True)
+        return [size for name, size in named if name in targets] if targets else list(self.linears)
+
+    def adapter(self, rank: int, layers: int | None = None, targets: Collection[str] = ()) -> int:
+        """Parameters of a LoRA adapter on linear layers of all blocks, or of `layers` of them."""
+        return (self.layers if layers is None else layers) * rank * sum(o + i for o, i in self.adapted(targets))
 
 
 def shape_of(config: Any) -> Shape:
@@ -106,6 +114,7 @@ def _llama(c: Any) -> Shape:
         tail=width,
         tied=bool(c.tie_word_embeddings),
         head_norms=head_norms,
+        names=PROJECTIONS,
     )
 
 
@@ -119,12 +128,15 @@ def _by_module(c: Any) -> Shape:
     from transformers import AutoModelForCausalLM
 
     from kilter.models.checkpointing import blocks
+    from kilter.models.lora import is_linear
+    from kilter.models.lora import shape_of as size_of
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(c, trust_remote_code=False)
     found = blocks(model.base_model)
     first = found[0]
-    linears = tuple((m.out_features, m.in_features) for m in first.modules() if isinstance(m, torch.nn.Linear))
+    named = [(n.rpartition(".")[2], size_of(m)) for n, m in first.named_modules() if is_linear(m)]
+    linears = tuple(size for _, size in named)
     embedding = model.get_input_embeddings().weight.numel()
     whole = sum(p.numel() for p in model.base_model.parameters())
     block = sum(p.numel() for p in found.parameters()) // len(found)
@@ -148,6 +160,7 @@ def _by_module(c: Any) -> Shape:
         embedding=embedding,
         tail=whole - embedding - block * len(found),
         tied=head is model.get_input_embeddings().weight,
+        names=tuple(name for name, _ in named),
     )
 
 

@@ -89,7 +89,7 @@ def _adapters(p: Planned) -> dict[str, float]:
     """What each role has to itself beside a backbone that it shares, and the frozen adapters below."""
     s, roles = p.settings, p.roles
     found = {r.name: memory.own_adapter(r, s) for r in roles}
-    frozen = {name: r.shape.adapter(rank) * s.e for r in roles for name, rank in r.start}
+    frozen = memory.frozen_adapters(roles, s)
     return {n: round(x / GIB, 5) for n, x in {**found, "frozen": float(sum(frozen.values()))}.items() if x}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from kilter import config, recipes
 from kilter.errors import KilterError, RecipeError, UserError
 from kilter.plan import memory
-from kilter.plan.memory import Parts, Pass, Role, Sampled, Settings
+from kilter.plan.memory import Frozen, Parts, Pass, Role, Sampled, Settings
 from kilter.plan.shapes import Shape, shape_of
 from kilter.recipes import Recipe, StagePlan
 from kilter.references import is_model
@@ -40,7 +40,7 @@ class Source:
     base: str
     shape: Shape
     classifier: bool = False
-    adapters: tuple[tuple[str, int], ...] = ()
+    adapters: tuple[Frozen, ...] = ()
     folder: str = ""
     """Where its tokenizer lies, when it is on this disk."""
 
@@ -96,7 +96,8 @@ class Planned:
     def settings(self) -> Settings:
         c = self.config
         names = ("dtype", "lora_rank", "quantize", "train_layers", "checkpointing", "optimizer")
-        return Settings(**{n: getattr(c, n) for n in names if hasattr(c, n)}, cuda=self.cuda)
+        targets = tuple(getattr(c, "lora_targets", "").split())
+        return Settings(**{n: getattr(c, n) for n in names if hasattr(c, n)}, cuda=self.cuda, lora_targets=targets)
 
     @property
     def needs(self) -> Mapping[str, str]:
@@ -213,7 +214,7 @@ class Planned:
         c, lengths = self.config, self.lengths
         fit = min(max(1, int(c.micro_tokens) // self.unit), self.units_per_update)
         if self.packed:
-            return Pass(fit * self.row_tokens, fit * self.row_tokens * lengths.trained)
+            return self._rows(fit, self.row_tokens, self.row_tokens * lengths.trained)
         k = self.compared if self.pairs else self.learnt_from
         if self.pairs and self.kind != "labels":
             return self._tree(fit, fit * k)
@@ -224,11 +225,22 @@ class Planned:
         """So many answers to so many prompts; one that several answers share counts once."""
         lengths, chunk = self.lengths, 0 if self.online and not self.pairs else FORWARD_TOKENS
         read = rows * (1 if self.learning[0].startswith("reward") else lengths.answer)
-        if rows == prompts or not self.roles[0].shape.lean:
-            return Pass(rows * lengths.row, read, chunk)
+        shape = self.roles[0].shape
+        if rows == prompts or not shape.lean:
+            return self._rows(rows, lengths.row, read / rows, chunk)
         tokens = prompts * lengths.prompt + rows * lengths.answer
         keys = prompts * lengths.prompt + rows * lengths.row
-        return Pass(tokens, read, chunk, keys, rows * lengths.answer * lengths.row)
+        kept = memory.kept_attention(shape, prompts, lengths.prompt, lengths.prompt)
+        branches = memory.kept_attention(shape, rows, max(1, round(read / rows)), lengths.row)
+        kept += memory.kept_attention(shape, rows, lengths.answer, lengths.row)
+        return Pass(tokens, read, chunk, keys, rows * lengths.answer * lengths.row, kept, branches)
+
+    def _rows(self, rows: int, tokens: int, read: float, chunk: int = 0) -> Pass:
+        """Rows that share nothing, each with its last tokens read."""
+        shape = self.roles[0].shape
+        kept = memory.kept_attention(shape, rows, tokens, tokens)
+        kept_read = memory.kept_attention(shape, rows, max(1, round(read)), tokens)
+        return Pass(rows * tokens, rows * read, chunk, 0.0, 0.0, kept, kept_read)
 
     def sampled(self) -> Sampled | None:
         """The rollout, where there is one."""
@@ -256,14 +268,15 @@ class Planned:
             return found
         p = self.micro()
         scored = [*([p] if "reference" in self.needs else []), *self._scored()]
+        beside = self._remembered()
         if scored:
-            found["scores"] = memory.scoring(roles, s, scored, self.online and not self.pairs)
+            found["scores"] = memory.scoring(roles, s, scored, self.online and not self.pairs, beside)
         several = self.micros > 1 or bool(getattr(self.config, "corpus", ""))
-        found["update"] = memory.update(roles, s, dict.fromkeys(self.learning, p), self._remembered(), several)
+        found["update"] = memory.update(roles, s, dict.fromkeys(self.learning, p), beside, several)
         corpus = self._corpus()
         if corpus:
-            beside = memory.update(roles, s, {self.learning[0]: corpus}, self._remembered())
-            found["update"] = max(found["update"], beside, key=lambda x: x.total)
+            second = memory.update(roles, s, {self.learning[0]: corpus}, beside)
+            found["update"] = max(found["update"], second, key=lambda x: x.total)
         return found
 
     def _scored(self) -> list[Pass]:
@@ -274,7 +287,7 @@ class Planned:
             return [replace(self._tree(-(-rows // sampled.lanes), rows), read=0)]
         if self.method == "kto":
             rows = min(self.rows_per_update, max(1, FORWARD_TOKENS // lengths.row))
-            return [self._tree(rows, rows)]
+            return [self._tree(-(-rows // self.compared), rows)]
         return []
 
     def _corpus(self) -> Pass | None:
@@ -282,16 +295,18 @@ class Planned:
         if not getattr(c, "corpus", ""):
             return None
         rows = min(c.corpus_rows, max(1, c.micro_tokens // c.row_tokens))
-        return Pass(rows * c.row_tokens, rows * c.row_tokens)
+        return self._rows(rows, c.row_tokens, c.row_tokens)
 
     def _remembered(self) -> float:
-        """What a round keeps of the blocks below those that learn."""
+        """What a round keeps of the blocks below those that learn, and of layouts."""
         c = self.config
+        shape = self.roles[0].shape
+        layouts = 0.0 if self.packed else memory.layouts(shape, self.settings, self.micro())
         if not c.train_layers:
-            return 0.0
+            return layouts
         rows = self.rows_per_update * (self.updates_per_round if self.online else 1)
         tokens = rows * (self.row_tokens if self.packed else self.lengths.row)
-        return float(min(1 << 30, tokens * self.roles[0].shape.width * self.settings.e))
+        return layouts + min(1 << 30, tokens * shape.width * self.settings.e)
 
     def peak(self) -> tuple[str, Parts]:
         """The phase that takes most, and its bytes."""
@@ -380,8 +395,11 @@ class Models:
         if whole:
             kind = needs_of(module, c)[role]
             return Source(f"{target}/{role}", start.shape, kind != "causal", folder=start.folder)
-        rank = sum(r for _, r in start.adapters) + c.lora_rank
-        return replace(start, adapters=((f"{target}/{role}", rank),))
+        below = [f.targets for f in start.adapters]
+        own = tuple(c.lora_targets.split())
+        targets = () if not own or () in below else tuple(sorted({n for part in (*below, own) for n in part}))
+        rank = sum(f.rank for f in start.adapters) + c.lora_rank
+        return replace(start, adapters=(Frozen(f"{target}/{role}", rank, targets),))
 
     def _on_disk(self, text: str, asked_by: str) -> Source:
         from kilter.models import load
@@ -402,18 +420,20 @@ class Models:
         return Source(base, shape, own_head, tuple(ranks), name if has_words else "")
 
 
-def _chain(name: str) -> tuple[str, list[tuple[str, int]]]:
-    """The model below a folder, and the adapters over it with their ranks; no weights are read or compared."""
-    ranks: list[tuple[str, int]] = []
+def _chain(name: str) -> tuple[str, list[Frozen]]:
+    """The model below a folder, and the adapters over it; no weights are read or compared."""
+    found: list[Frozen] = []
     while (Path(name) / "adapter_config.json").is_file():
         folder = Path(name)
         said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        ranks.insert(0, (name, int(said["r"])))
+        targets = said.get("target_modules") or ()
+        names = () if isinstance(targets, str) else tuple(sorted({t.rpartition(".")[2] for t in targets}))
+        found.insert(0, Frozen(name, int(said["r"]), names))
         below = str(said["base_model_name_or_path"])
         name = str(Path(below).resolve()) if Path(below).exists() else below
-        if name in [n for n, _ in ranks]:
+        if name in [f.name for f in found]:
             raise RecipeError(f"{name} is an adapter over itself")
-    return name, ranks
+    return name, found
 
 
 def _sandbox_shape(c: Any, seed: int) -> Shape:
