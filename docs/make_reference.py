@@ -17,7 +17,7 @@ from pathlib import Path
 from kilter import cli, config, fields, recipes
 
 PAGE = Path(__file__).parent / "reference.md"
-FORMATS = recipes.PACKAGE / "data" / "formats.py"
+FORMATS = recipes.PACKAGE / "data" / "rows.py"
 PLAIN = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}
 MANY = {"dict[str, str]": "mapping of texts", "tuple[str, ...]": "list of texts"}
 HEAD = """\

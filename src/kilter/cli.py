@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from kilter import __version__, commands
+from kilter import __version__
+from kilter.commands import look, runs, talk
+from kilter.commands.train import train
 from kilter.errors import KilterError, UserError, nearest
 from kilter.text import printable
 
@@ -62,14 +64,14 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "demo": Verb(
         "the whole loop in the sandbox; with --you, your own choices join the training",
-        commands.demo_arguments,
-        commands.demo,
+        runs.demo_arguments,
+        runs.demo,
         ("kilter demo", "kilter demo --you"),
     ),
     "run": Verb(
         "run a recipe: what is done is skipped, what was cut off goes on",
-        commands.run_arguments,
-        commands.run,
+        runs.run_arguments,
+        runs.run,
         (
             "kilter run sandbox",
             "kilter run sandbox --set ppo.steps=50 --set seed=2",
@@ -79,8 +81,8 @@ VERBS: dict[str, Verb] = {
     ),
     "doctor": Verb(
         "examine a recipe, a checkpoint or rows before paying for training",
-        commands.doctor_arguments,
-        commands.doctor,
+        look.doctor_arguments,
+        look.doctor,
         (
             "kilter doctor recipe.yaml",
             "kilter doctor runs/sandbox/reward/model",
@@ -89,31 +91,31 @@ VERBS: dict[str, Verb] = {
     ),
     "plan": Verb(
         "what each stage of a recipe will need: memory, tokens, time; and what to change where it does not fit",
-        commands.plan_arguments,
-        commands.plan,
+        look.plan_arguments,
+        look.plan,
         (
             "kilter plan sandbox",
             "kilter plan instructgpt --set sft.model=./my-model --gpu 16",
             "kilter plan mine.yaml --gpu 24 --flops 1e14 --json",
         ),
     ),
-    "recipes": Verb("list the recipes that ship with kilter", commands.recipes_arguments, commands.list_recipes),
+    "recipes": Verb("list the recipes that ship with kilter", runs.recipes_arguments, runs.list_recipes),
     "init": Verb(
         "write a shipped recipe into this folder, to edit",
-        commands.init_arguments,
-        commands.init,
+        runs.init_arguments,
+        runs.init,
         ("kilter init sandbox",),
     ),
     "report": Verb(
         "write a run's report.html anew from its files",
-        commands.report_arguments,
-        commands.report,
+        runs.report_arguments,
+        runs.report,
         ("kilter report sandbox",),
     ),
     "compare": Verb(
         "put finished runs side by side: what each method got, and what it spent",
-        commands.compare_arguments,
-        commands.compare,
+        runs.compare_arguments,
+        runs.compare,
         (
             "kilter compare compare-methods",
             "kilter compare sandbox-seed1 sandbox-seed2 sandbox-seed3",
@@ -122,20 +124,20 @@ VERBS: dict[str, Verb] = {
     ),
     "chat": Verb(
         "talk to a checkpoint, or to two side by side",
-        commands.chat_arguments,
-        commands.chat,
+        talk.chat_arguments,
+        talk.chat,
         ("kilter chat runs/sandbox/ppo/model", "kilter chat runs/sandbox/sft/model runs/sandbox/ppo/model"),
     ),
     "sandbox show": Verb(
         "print sandbox prompts, answers and the oracle's reasons",
-        commands.show_arguments,
-        commands.sandbox_show,
+        talk.show_arguments,
+        talk.sandbox_show,
         ("kilter sandbox show --n 5 --split eval",),
     ),
     "sandbox export": Verb(
         "write sandbox prompts, demonstrations, rankings or corpus as JSONL",
-        commands.export_arguments,
-        commands.sandbox_export,
+        talk.export_arguments,
+        talk.sandbox_export,
         ("kilter sandbox export --kind demos --n 1000 --out demos.jsonl",),
     ),
 }
@@ -175,7 +177,7 @@ def dispatch(argv: list[str]) -> None:
     elif argv[0] in ("--version", "-V"):
         print(f"kilter {__version__}")
     elif argv[0] == "train":
-        commands.train(argv[1:], Parser)
+        train(argv[1:], Parser)
     else:
         name, rest = _verb(argv)
         verb = VERBS[name]

@@ -59,6 +59,17 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Text(Record):
+    """A document of a corpus."""
+
+    text: str
+    source: str = ""
+    license: str = ""
+    lang: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompt(Record):
     """What someone asks: the conversation up to the turn that is wanted, and where it came from."""
 
@@ -68,7 +79,8 @@ class Prompt(Record):
     author_hash: str = ""
     category: str = ""
     license: str = ""
-    lang: str = "en"
+    lang: str = ""
+    """The language as ISO 639-1, empty where nobody said."""
     split_group: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -88,6 +100,8 @@ class Demonstration(Record):
 
     prompt: Prompt
     answer: str
+    generator: dict[str, Any] = field(default_factory=dict)
+    """Who or what wrote the answer: as a candidate's, or a person's {"rater": ...}."""
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -135,6 +149,8 @@ class Judgment(Record):
     """How sure the order is: above 0.5, at most 1."""
     flags: tuple[bool | None, ...] = ()
     """Per candidate: good, bad, or not said."""
+    aspects: tuple[dict[str, float | None], ...] = ()
+    """Per candidate a number for each aspect that was asked for; None where the rater gave none."""
     all_bad: bool = False
     rater: dict[str, Any] = field(default_factory=dict)
     guideline: str = ""

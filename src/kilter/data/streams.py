@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from kilter.data import formats, judgments, render
+from kilter.data import judgments, render
+from kilter.data import rows as forms
 from kilter.data.records import Judgment, Prompt, parse_line, write_jsonl
 from kilter.errors import DataError
 
@@ -134,11 +135,11 @@ def _reject(where: str, error: Exception, raw: bytes | str) -> dict[str, Any]:
 
 
 PARSERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
-    "text": formats.text,
-    "demonstrations": formats.demonstration,
-    "prompts": formats.prompt,
-    "rankings": formats.judgment,
-    "labels": formats.labelled,
+    "text": forms.text,
+    "demonstrations": forms.demonstration,
+    "prompts": forms.prompt,
+    "rankings": forms.judgment,
+    "labels": forms.labelled,
 }
 CHUNK = 2000
 """Rows rendered and tokenised at a time."""
