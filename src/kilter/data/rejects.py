@@ -1,0 +1,43 @@
+"""What could not be used: kept with its place, a short name to count by, a sentence, and the repair that was tried."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from kilter.errors import DataError
+
+RAW = 2000
+"""Characters of a rejected row that are kept."""
+
+
+class BadRow(DataError):
+    """A row that can't become a record; `name` is the reason to count by, such as `empty-answer`."""
+
+    def __init__(self, name: str, detail: str, repair: str = "") -> None:
+        super().__init__(detail)
+        self.name, self.detail, self.repair = name, detail, repair
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that was left out."""
+
+    where: str
+    """File and line, or file and row."""
+    name: str
+    """The reason to count by: lower-case words with hyphens."""
+    detail: str
+    """What was given and what is allowed."""
+    repair: str = ""
+    """The repair that was tried, empty where there is none."""
+    raw: str = ""
+    """The row as it stood, its first characters."""
+
+    @classmethod
+    def of(cls, where: str, error: BadRow, raw: str) -> Reject:
+        return cls(where, error.name, error.detail, error.repair, raw[:RAW])
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
