@@ -20,7 +20,7 @@ from kilter.plan import memory
 from kilter.plan.memory import Frozen, Parts, Pass, Role, Sampled, Settings
 from kilter.plan.shapes import Shape, shape_of
 from kilter.recipes import Recipe, StagePlan
-from kilter.references import is_model
+from kilter.references import is_model, is_weighted
 
 SAMPLE = 400
 """Rows of a file whose lengths are counted."""
@@ -346,8 +346,8 @@ def _training(known: Models, stage: StagePlan, module: Any, c: Any, cuda: bool) 
 def _room(known: Models, stage: StagePlan, module: Any, c: Any, cuda: bool) -> Planned:
     """A stage that only samples and scores, or loads no model at all."""
     texts = {}
-    if getattr(c, "model", ""):
-        texts["policy"] = c.model
+    if getattr(c, "model", ""):  # of several checkpoints one is in memory at a time
+        texts["policy"] = next(iter(c.model)) if is_weighted(c.model) else c.model
     if getattr(c, "models", None):
         others = [m for n, m in c.models.items() if n != c.baseline]
         texts |= {"policy": c.models[c.baseline], **({"other": others[-1]} if others else {})}
