@@ -274,3 +274,23 @@ def test_eight_bit_state_is_a_quarter(begin: Callable[..., Loop], world: Path) -
         sum(t.numel() * t.element_size() for k, t in state.items() if "state" in k or "absmax" in k)
         < 2.1 * embedding.numel()
     )
+
+
+@pytest.mark.parametrize("given", [{}, {"train_layers": 1}])
+def test_masters_start_from_the_weights_of_the_file_and_not_from_their_rounding(
+    begin: Callable[..., Loop], world: Path, given: dict[str, Any]
+) -> None:
+    from safetensors.torch import load_file
+
+    a = begin("sft", dtype="bfloat16", **given)
+    file = load_file(world / "llama" / "model.safetensors")
+    held = dict(a.actors.policy.named_parameters())
+    masters = {n: m for n, p in held.items() for low, m in a.optimizers.masters if low is p}
+    assert masters
+    assert set(masters) == {n for n, p in held.items() if p.requires_grad}
+    for name, master in masters.items():
+        assert torch.equal(master, file[name])
+        assert torch.equal(held[name], file[name].to(torch.bfloat16))
+    rounding = sum(float((m.detach() - m.detach().bfloat16().float()).abs().max()) for m in masters.values())
+    assert rounding > 0  # else the file itself would hold rounded weights, and nothing above could fail
+    assert not any(load.EXACT in p.__dict__ for p in held.values())

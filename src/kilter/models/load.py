@@ -202,6 +202,33 @@ def load(name: str, kind: str, dtype: str = "float32", device: str = "cpu") -> A
     return model.to(device).eval()
 
 
+EXACT = "kilter_exact"
+"""What a rounded weight remembers its own float32 value by, until the optimiser takes it over."""
+
+
+def rounded(model: Any, dtype: str) -> Any:
+    """The model with weights of 16 bits, each of which remembers what it was rounded from.
+
+    A master that starts from the rounded weight sits in the middle of its rounding cell, so the first small steps would
+    all be rounded away again.
+    """
+    low = DTYPES[dtype]
+    for p in model.parameters():
+        if p.dtype == torch.float32 and torch.finfo(low).bits < 32:
+            exact = p.data
+            p.data = exact.to(low)
+            setattr(p, EXACT, exact)
+    model.config.dtype = low
+    return model
+
+
+def forget_exact(model: Any) -> None:
+    """Let go of what frozen weights were rounded from."""
+    for p in model.parameters():
+        if not p.requires_grad:
+            p.__dict__.pop(EXACT, None)
+
+
 def fresh(name: str, seed: int, dtype: str = "float32", device: str = "cpu") -> Any:
     """A causal model with random weights from a folder's config.json."""
     check_model(name)

@@ -108,6 +108,8 @@ def load_actors(method: Method, config: Training, seed: int, stage: str) -> Acto
             checkpointing.enable(_trunk(actors[role]))
     if config.train_layers:
         _split(actors, method)
+    for role in needs_of(method, config):
+        load.forget_exact(actors[role])
     return actors
 
 
@@ -148,12 +150,15 @@ def _load_models(actors: Actors, method: Method, names: Mapping[str, str]) -> No
     config, device = actors.config, device_for(actors.config)
     for role, kind in needs_of(method, config).items():
         name = names[role]
+        learns = role in params_of(method, config)
+        dtype = "float32" if learns and config.dtype in ("bfloat16", "float16") else config.dtype
         if getattr(config, "scratch", False):
-            model = load.fresh(name, actors.seed, config.dtype, device)
+            model = load.fresh(name, actors.seed, dtype, device)
         else:
-            model = load.load(name, kind, config.dtype, device)
+            model = load.load(name, kind, dtype, device)
+        model = load.rounded(model, config.dtype)
         _check_vocabulary(model, actors.tokenizer, name)
-        model.requires_grad_(role in params_of(method, config))
+        model.requires_grad_(learns)
         setattr(actors, role, model)
         actors.origins[role] = {"model": name, **_hash(role, name)}
 

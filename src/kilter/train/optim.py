@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kilter.errors import RunError
 from kilter.methods import Method, Training
+from kilter.models.load import EXACT
 from kilter.models.quant import bitsandbytes
 from kilter.models.roles import Actors, params_of
 
@@ -141,7 +142,8 @@ class Optimizers:
         """The float32 copy of a 16-bit weight, which takes over its gradient after every backward; else the weight."""
         if p.dtype not in (torch.bfloat16, torch.float16):
             return p
-        master = nn.Parameter(p.detach().float())
+        exact = p.__dict__.pop(EXACT, None)
+        master = nn.Parameter(p.detach().float() if exact is None else exact)
 
         def hand_over(low: Tensor) -> None:
             grad = low.grad
