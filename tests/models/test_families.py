@@ -68,8 +68,12 @@ def test_log_probs_and_greedy_answers_are_the_librarys(folder: Callable[[str], P
         strict=True,
     ):
         with torch.no_grad():
-            whole = theirs.generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=10, do_sample=False
+            whole = theirs.generate(  # without a cache: transformers 5.0 spoils Mamba's after a prompt of one token
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt)),
+                max_new_tokens=10,
+                do_sample=False,
+                use_cache=False,
             )
         assert answer.ids == whole[0, len(prompt) :].tolist()
     rows = [[*PROMPTS[1], *tail] for tail in ([3, 4, 9, 88], [6], [91, 92, 93, 94, 95, 96])]  # one prompt, shared
