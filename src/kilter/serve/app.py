@@ -288,7 +288,7 @@ class Reply:
         offsets = []
         for token in part.tokens:
             offsets.append(self.offsets[part.index])
-            self.offsets[part.index] += len(token.text)
+            self.offsets[part.index] += len(token.raw.decode("utf-8", "ignore"))
         return {
             "tokens": [t.text for t in part.tokens],
             "token_logprobs": [t.logp for t in part.tokens],

@@ -130,7 +130,12 @@ class Spelling:
         return bytes([int(byte[1], 16)]) if byte else piece.replace("\u2581", " ").encode()
 
     def text_of(self, token_id: int) -> str:
-        return self.bytes_of(token_id).decode("utf-8", "replace")
+        """The token as text; a part of a character as OpenAI spells it, so that no two tokens look alike."""
+        raw = self.bytes_of(token_id)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{b:02x}" for b in raw)
 
     def token(self, token_id: int, logp: float | None, top: Sequence[tuple[int, float]] = ()) -> Token:
         named = tuple((self.text_of(i), self.bytes_of(i), value) for i, value in top)
