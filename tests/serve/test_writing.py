@@ -45,8 +45,10 @@ def test_pieces_joined_are_the_text_and_no_character_is_split(spelling: Spelling
 @given(st.lists(st.integers(5, 329), max_size=20))
 def test_any_ids_at_all_give_what_decoding_them_whole_gives(spelling: Spelling, ids: list[int]) -> None:
     pieces, tokens, _ = written(Writer(spelling.decode), ids)
-    assert "".join(pieces) == spelling.decode(ids)
+    assert "".join(pieces) == spelling.decode(ids) == spelling.tokenizer.decode(ids)
     assert len(tokens) == len(ids)
+    whole = Writer(spelling.decode, whole=True)
+    assert written(whole, ids) == (["" for _ in ids] + [spelling.decode(ids)], tokens, False)
 
 
 @given(

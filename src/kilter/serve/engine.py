@@ -30,7 +30,7 @@ from kilter.models.lora import acting
 from kilter.models.running import Running, begun
 from kilter.models.sample import decodes_lean
 from kilter.serve.requests import Refusal
-from kilter.serve.run import Run
+from kilter.serve.run import Run, tell_all
 from kilter.serve.writing import Part, Spelling, Token, Writer
 
 PREFILL = 2048
@@ -189,7 +189,7 @@ class Engine:
         for number, prompt in enumerate(run.prompts):
             for index in range(number * w.n, number * w.n + w.n):
                 uniforms = 1.0 - draw("serve", seed, index).random(run.most) if w.temperature and run.most else None
-                writer = Writer(self.spelling.decode, w.stops)
+                writer = Writer(self.spelling.decode, w.stops, whole=not w.stream)
                 rows.append(Row(run, index, prompt, uniforms, writer, held=Part(index)))
         return rows
 
@@ -215,8 +215,7 @@ class Engine:
             if part.finish is not None or (row.run.wanted.stream and (part.text or part.tokens)):
                 parts.setdefault(id(row.run), (row.run, []))[1].append(part)
                 row.held = Part(row.index)
-        for run, fresh in parts.values():
-            run.tell(fresh)
+        tell_all(list(parts.values()))
         self._keep(alive, token_B)
 
     def _forget(self) -> None:

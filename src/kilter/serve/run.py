@@ -33,8 +33,21 @@ class Run:
             self.parts.put_nowait(part)
 
     def tell(self, parts: Sequence[Part | Refusal]) -> None:
-        """Called from the engine's thread."""
+        """Called from the model's thread."""
+        tell_all([(self, parts)])
+
+
+def tell_all(news: Sequence[tuple[Run, Sequence[Part | Refusal]]]) -> None:
+    """Wake each loop once for all that its clients wait on."""
+    for loop in {run.loop for run, _ in news}:
+        mine = [(run, parts) for run, parts in news if run.loop is loop]
         try:
-            self.loop.call_soon_threadsafe(self.deliver, parts)
+            loop.call_soon_threadsafe(_deliver, mine)
         except RuntimeError:  # the loop has been closed: nobody is there
-            self.gone = True
+            for run, _ in mine:
+                run.gone = True
+
+
+def _deliver(news: Sequence[tuple[Run, Sequence[Part | Refusal]]]) -> None:
+    for run, parts in news:
+        run.deliver(parts)

@@ -40,8 +40,10 @@ class Part:
 class Writer:
     """One answer being written."""
 
-    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = ()) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = (), whole: bool = False) -> None:
         self.decode, self.stops = decode, tuple(stops)
+        self.at_once = whole and not stops
+        """Nobody reads along and nothing ends it: ids are decoded when there are no more."""
         self.ids: list[int] = []
         self.begin = self.done = 0
         """`ids[begin:done]` is written already and gives the next ones their context."""
@@ -53,9 +55,11 @@ class Writer:
     def add(self, token_id: int, token: Token | None = None) -> tuple[str, list[Token], bool]:
         """One more token: the text and the tokens that can be sent now, and whether a stop string ended the answer."""
         self.ids.append(token_id)
-        whole = self.decode(self.ids[self.begin :])
         if token is not None:
             self.waiting.append((len(self.text), token))
+        if self.at_once:
+            return "", [], False
+        whole = self.decode(self.ids[self.begin :])
         if whole.endswith("\ufffd"):  # the rest of the character may be the next token
             return "", [], False
         self._grow(whole)
@@ -108,13 +112,21 @@ class Spelling:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        decoder = tokenizer.backend_tokenizer.decoder
+        self.backend = tokenizer.backend_tokenizer
+        self.alone: dict[int, str] = {}
+        """Tokens decoded by themselves, which the next one's text is told apart from."""
+        decoder = self.backend.decoder
         self.by_bytes = decoder is not None and b"ByteLevel" in decoder.__getstate__()
         self.added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items()}
 
     def decode(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+        """The text of ids, with nothing tidied up."""
+        if len(ids) != 1:
+            text: str = self.backend.decode(ids, skip_special_tokens=False)
+            return text
+        if ids[0] not in self.alone:
+            self.alone[ids[0]] = self.backend.decode(ids, skip_special_tokens=False)
+        return self.alone[ids[0]]
 
     @functools.lru_cache(maxsize=65536)  # noqa: B019 (as long-lived as the model)
     def bytes_of(self, token_id: int) -> bytes:
