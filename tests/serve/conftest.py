@@ -31,6 +31,7 @@ def serving() -> Callable[..., contextlib.AbstractContextManager[Any]]:
         while not server.started and thread.is_alive():
             time.sleep(0.005)
         found = Served(f"http://127.0.0.1:{place.getsockname()[1]}", served, key)
+        found.server = server
         try:
             yield found
         finally:
@@ -44,6 +45,8 @@ def serving() -> Callable[..., contextlib.AbstractContextManager[Any]]:
 
 class Served:
     """A running server."""
+
+    server: Any = None
 
     def __init__(self, url: str, endpoint: Any, key: str) -> None:
         self.url, self.endpoint, self.key = url, endpoint, key

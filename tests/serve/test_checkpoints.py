@@ -297,3 +297,33 @@ def test_a_failing_model_says_so_and_goes_on(world: Path, serving: Any) -> None:
         with pytest.raises(openai.InternalServerError, match="llama failed: MemoryError: no room"):
             served.say("llama", "a", max_tokens=3)
         assert served.say("llama", "a", max_tokens=3, temperature=0) is not None
+
+
+def test_a_server_that_is_told_to_stop_ends_what_it_has_begun(world: Path, serving: Any) -> None:
+    with serving(str(world / "llama"), max_tokens=100) as served:
+        engine = served.endpoint.models["llama"].engine
+        step = engine._step
+        engine._step = lambda: (time.sleep(0.02), step())
+        ask: dict[str, Any] = {"model": "llama", "messages": messages("a"), "seed": 1, "max_tokens": 30}
+        events = iter(served.client.chat.completions.create(stream=True, logit_bias={"1": -100}, **ask))
+        while not next(events).choices[0].delta.content:
+            pass
+        served.server.should_exit = True
+        rest = list(events)
+        assert rest[-1].choices[0].finish_reason == "length"
+    assert not engine.thread.is_alive()
+
+
+def test_an_engine_that_is_stopped_tells_those_who_wait(world: Path, serving: Any) -> None:
+    with serving(str(world / "llama"), max_tokens=100) as served:
+        engine = served.endpoint.models["llama"].engine
+        step = engine._step
+        engine._step = lambda: (time.sleep(0.02), step())
+        ask: dict[str, Any] = {"model": "llama", "messages": messages("a"), "logit_bias": {"1": -100}}
+        events = iter(served.client.chat.completions.create(stream=True, **ask))
+        next(events)
+        engine.stop()
+        with pytest.raises(openai.APIError, match="llama is shutting down"):
+            list(events)
+        with pytest.raises(openai.InternalServerError, match="llama is shutting down"):
+            served.client.chat.completions.create(**ask)

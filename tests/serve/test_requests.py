@@ -39,6 +39,7 @@ def chat(**given: Any) -> Any:
         ({"presence_penalty": -3}, "presence_penalty", "from -2"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "token ids"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "from -100 to 100"),
+        ({"logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias", "at most 300"),
         ({"response_format": {"type": "xml"}}, "response_format", "json_object"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "hold a schema"),
         ({"tools": [{}]}, "tools", "not served here"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import sys
 import threading
@@ -64,7 +65,8 @@ class Harvest:
             end = size
             while end:
                 begin = max(0, end - 65536)
-                found = os.pread(self.file, end - begin, begin).rfind(b"\n")
+                os.lseek(self.file, begin, os.SEEK_SET)
+                found = os.read(self.file, end - begin).rfind(b"\n")
                 if found >= 0:
                     end = begin + found + 1
                     break
@@ -105,8 +107,6 @@ class Harvest:
         self._append(prompt)
 
     def _append(self, prompt: Prompt) -> None:
-        import json
-
         line = (json.dumps(prompt.to_json(), ensure_ascii=False) + "\n").encode()
         with self.lock:
             self._alone(True)

@@ -33,6 +33,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Asks for what is not served here: taken only where it asks for nothing."""
 MOST_STOPS = 4
 MOST_TOP = 20
+MOST_BIASES = 300
 ROLES = ("system", "developer", "user", "assistant")
 
 
@@ -170,7 +171,9 @@ def _known(body: Any, allowed: set[str]) -> dict[str, Any]:
     for name in body:
         if name not in allowed and name not in NEUTRAL and name not in DESCRIBES and name != "best_of":
             close = nearest(name, allowed)
-            raise Refusal(400, f"unrecognized request argument supplied: {name}{close}", name, "unknown_parameter")
+            raise Refusal(
+                400, f"unrecognized request argument supplied: {name[:80]}{close}", name[:80], "unknown_parameter"
+            )
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -248,6 +251,8 @@ def _bias(given: Any) -> dict[int, float]:
         bias = {int(token): float(value) for token, value in given.items()}
     except (AttributeError, TypeError, ValueError):
         raise refuse("logit_bias", given, "must map token ids to numbers") from None
+    if len(bias) > MOST_BIASES:
+        raise Refusal(400, f"logit_bias names {len(bias)} tokens, but at most {MOST_BIASES} are allowed", "logit_bias")
     if not all(-100 <= v <= 100 and token >= 0 for token, v in bias.items()):
         raise refuse("logit_bias", given, "must map token ids to numbers from -100 to 100")
     return bias

@@ -169,8 +169,9 @@ class Scripted:
         rng = random.Random(key)
         if ask is not None:
             return TASKS[ask.task](self, ask, rng)
-        if re.search(r"(?:^|\n)\s*\d{1,3}\.\s*$", last):
-            return self._go_on(last, rng)
+        broken_off = re.fullmatch(r"\s*(\d{1,3})\.", last.rstrip().rpartition("\n")[2])
+        if broken_off:
+            return self._go_on(last, int(broken_off[1]), rng)
         if any("<CAMEL_TASK_DONE>" in m["content"] for m in talk):
             return self._role_player(talk, rng)
         instruction = re.search(r"^Instruction: (.+)\n+Input: ", last, re.MULTILINE)
@@ -275,9 +276,8 @@ class Scripted:
         text = rng.choice(WORDINGS["fact." + relation].texts).format(person=people[-1])
         return Reply(f"{text[0].upper()}{text[1:]}?")
 
-    def _go_on(self, text: str, rng: random.Random) -> Reply:
+    def _go_on(self, text: str, first: int, rng: random.Random) -> Reply:
         """Self-Instruct's own way of asking: a numbered list that breaks off at a number."""
-        first = int(re.findall(r"(\d{1,3})\.\s*$", text)[0])
         found = new_requests(protocol.numbered(text), 8, rng)
         return Reply("\n".join(f"{first + i}. {t}" if i else f" {t}" for i, t in enumerate(found)))
 
