@@ -113,3 +113,10 @@ def test_headers_and_bodies_that_do_not_come_are_not_waited_for(serving: Any, mo
 def test_names_of_hosts() -> None:
     names = {"a:80": "a", "[::1]:80": "::1", "[::1]": "::1", "::1": "::1", "A": "a", "": ""}
     assert {h: guard.name_of(h) for h in names} == names
+
+
+def test_a_mistake_of_the_servers_own_is_an_error_that_clients_know(serving: Any) -> None:
+    with serving("sandbox:oracle") as served:
+        served.endpoint.models["sandbox:oracle"].begin = None
+        with pytest.raises(openai.InternalServerError, match="the server failed: TypeError"):
+            served.say("sandbox:oracle", "hello")

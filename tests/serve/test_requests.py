@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
+from hypothesis import given as given_that
+from hypothesis import strategies as st
 
-from kilter.serve.requests import Limits, Refusal, read_chat, read_completion
+from kilter.serve.requests import CHAT, COMPLETION, NEUTRAL, Limits, Refusal, read_chat, read_completion
 
 LIMITS = Limits(n=4, tokens=32)
 TALK = [{"role": "user", "content": "hello"}]
@@ -113,3 +116,20 @@ def test_prompts_of_completions_come_in_four_shapes() -> None:
     for body in ([], "x", None):
         with pytest.raises(Refusal, match="JSON object"):
             read_completion(body, LIMITS)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "type", "1"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given_that(st.dictionaries(st.sampled_from(sorted(CHAT | COMPLETION | set(NEUTRAL) | {"best_of"})), JSON, max_size=4))
+def test_no_body_is_anything_but_read_or_refused(given: dict[str, Any]) -> None:
+    for read, whole in ((read_chat, {"messages": TALK}), (read_completion, {"prompt": "a"})):
+        for body in (given, {"model": "m", **whole, **given}):
+            with contextlib.suppress(Refusal):
+                read(body, LIMITS)

@@ -71,7 +71,7 @@ class Endpoint:
             routes=routes,
             middleware=[cors] if self.guard.origins else [],
             lifespan=self._lifespan,
-            exception_handlers={HTTPException: _no_route},
+            exception_handlers={HTTPException: _no_route, Exception: _broken},
         )
 
     @contextlib.asynccontextmanager
@@ -185,6 +185,11 @@ async def _no_route(request: Request, error: Exception) -> Response:
     path = request.url.path[:80]
     refusal = Refusal(error.status_code, f"{request.method} {path}: {error.detail.lower()}", headers=error.headers)
     return JSONResponse(refusal.body(), refusal.status, headers=refusal.headers)
+
+
+async def _broken(_: Request, error: Exception) -> Response:
+    """A mistake of this server's own; the traceback stands in its log."""
+    return JSONResponse(Refusal(500, f"the server failed: {type(error).__name__}").body(), 500)
 
 
 def _card(model: Model) -> dict[str, Any]:
