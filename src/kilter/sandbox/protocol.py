@@ -37,8 +37,8 @@ INSTRUCTIONS = {
 }
 """What each task says in words; recipes may give words of their own."""
 FORMS = {
-    "text": 'Write one line for each answer, like "Answer 1: {first} {high}".',
-    "json": 'Reply with JSON alone, like {{"ratings": [{{"{first}": {high}}}]}}: an object for each answer, in order.',
+    "text": "Write one line for each answer, with your numbers for N: Answer 1: {rows}",
+    "json": "Reply with JSON alone, an object for each answer in order, with your numbers for N: {rows}",
 }
 OVERALL = "overall"
 
@@ -113,7 +113,8 @@ def rate(
     parts = [*_talk(messages), *((f"Answer {i}", a) for i, a in enumerate(answers, 1))]
     parts += [(f"Aspect: {name}", about) for name, about in named.items()]
     task = words or INSTRUCTIONS["rate"].format(low=low, high=high)
-    reply = FORMS[form].format(first=next(iter(named)), high=high)
+    rows = ", ".join(f"{name} N" if form == "text" else f"{json.dumps(name)}: N" for name in named)
+    reply = FORMS[form].format(rows=rows if form == "text" else f'{{"ratings": [{{{rows}}}]}}')
     return _written([*parts, (f"Reply: {form}, {low} to {high}", reply), ("Task: rate", task)])
 
 
