@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from kilter import __version__
 from kilter.commands import look, runs, talk
+from kilter.commands import serve as serving
 from kilter.commands.train import train
 from kilter.errors import KilterError, UserError, nearest
 from kilter.text import printable
@@ -127,6 +128,17 @@ VERBS: dict[str, Verb] = {
         talk.chat_arguments,
         talk.chat,
         ("kilter chat runs/sandbox/ppo/model", "kilter chat runs/sandbox/sft/model runs/sandbox/ppo/model"),
+    ),
+    "serve": Verb(
+        "an OpenAI-compatible endpoint over checkpoints and the sandbox's models",
+        serving.serve_arguments,
+        serving.serve,
+        (
+            "kilter serve runs/sandbox/ppo/model",
+            "kilter serve before=runs/sandbox/sft/model after=runs/sandbox/ppo/model --port 8001",
+            "kilter serve sandbox:oracle sandbox:weak --fault 429=0.2 --fault prose=0.1",
+            'kilter serve ./my-model --log-prompts prompts.jsonl --notice "What you write here is kept for research."',
+        ),
     ),
     "sandbox show": Verb(
         "print sandbox prompts, answers and the oracle's reasons",

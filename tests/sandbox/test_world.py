@@ -37,7 +37,7 @@ def test_neighbours_are_mutual_and_every_relation_is_total():
 def test_a_sentence_has_one_reading():
     """A key that two frames share is told apart by a literal word, and never by luck."""
     for rows in patterns().values():
-        assert len({literals for _, _, literals in rows}) == len(rows)
+        assert len({pattern.literals for _, pattern in rows}) == len(rows)
     assert len(FRAMES) > 200
 
 

@@ -99,41 +99,56 @@ def some(kinds: str, rng: random.Random) -> Slots:
     return out
 
 
-@cache
-def patterns() -> dict[tuple[str, ...], tuple[tuple[str, tuple[str, ...], tuple[tuple[int, str], ...]], ...]]:
-    """Delexicalised tokens → (frame, slot names in order, literal words that stand where a kind could)."""
+class Pattern(NamedTuple):
+    """A template as it is looked up: its words by kind, its slots in order, literal words that stand for a kind."""
+
+    key: tuple[str, ...]
+    names: tuple[str, ...]
+    literals: tuple[tuple[int, str], ...]
+
+    def fits(self, words: Sequence[str]) -> bool:
+        return all(words[i] == word for i, word in self.literals)
+
+    def slots(self, words: Sequence[str]) -> Slots:
+        proper = default_world().proper
+        return {n: proper[w] for n, w in zip(self.names, words, strict=True) if n}
+
+
+def pattern_of(template: str) -> Pattern:
+    """A template with typed slots, ready to be looked up by `by_kind` of a text."""
     kind_of = default_world().kind_of
-    table: dict[tuple[str, ...], list[tuple[str, tuple[str, ...], tuple[tuple[int, str], ...]]]] = {}
+    key: list[str] = []
+    names: list[str] = []
+    literals: list[tuple[int, str]] = []
+    for piece in re.findall(r"\{[a-z]+\d?\}|[^\W\d_]+|[^\s]", template):
+        if piece[0] == "{":
+            names.append(piece[1:-1])
+            key.append("{" + kind(piece[1:-1]) + "}")
+            continue
+        word = "." if piece == "!" else piece.lower()
+        if word in kind_of:
+            literals.append((len(names), word))
+            names.append("")
+            key.append("{" + kind_of[word] + "}")
+        else:
+            key.append(word)
+    return Pattern(tuple(key), tuple(names), tuple(literals))
+
+
+@cache
+def patterns() -> dict[tuple[str, ...], tuple[tuple[str, Pattern], ...]]:
+    """Delexicalised tokens → frames that can be said so, those with the most literal words first."""
+    table: dict[tuple[str, ...], list[tuple[str, Pattern]]] = {}
     for frame, texts in FRAMES.items():
         for text in texts:
-            key: list[str] = []
-            names: list[str] = []
-            literals: list[tuple[int, str]] = []
-            for piece in re.findall(r"\{[a-z]+\d?\}|[^\W\d_]+|[^\s]", text):
-                if piece[0] == "{":
-                    names.append(piece[1:-1])
-                    key.append("{" + kind(piece[1:-1]) + "}")
-                    continue
-                word = "." if piece == "!" else piece.lower()
-                if word in kind_of:
-                    literals.append((len(names), word))
-                    names.append("")
-                    key.append("{" + kind_of[word] + "}")
-                else:
-                    key.append(word)
-            table.setdefault(tuple(key), []).append((frame, tuple(names), tuple(literals)))
-    return {key: tuple(sorted(rows, key=lambda r: -len(r[2]))) for key, rows in table.items()}
+            pattern = pattern_of(text)
+            table.setdefault(pattern.key, []).append((frame, pattern))
+    return {key: tuple(sorted(rows, key=lambda r: -len(r[1].literals))) for key, rows in table.items()}
 
 
-def read(sentence: str) -> Reading | None:
-    """Frame and slots of one sentence, or None when nobody in the world would say it."""
-    tokens = TOKEN.findall(sentence.lower())
-    return read_tokens(tokens) if len(tokens) <= 40 else None
-
-
-def read_tokens(tokens: list[str]) -> Reading | None:
-    world = default_world()
-    kind_of = world.kind_of
+def by_kind(tokens: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Lower-case tokens with each word that the world knows replaced by its kind, and those words."""
+    kind_of = default_world().kind_of
     key: list[str] = []
     words: list[str] = []
     for token in tokens:
@@ -143,10 +158,20 @@ def read_tokens(tokens: list[str]) -> Reading | None:
         else:
             key.append("{" + found + "}")
             words.append(token)
-    for frame, names, literals in patterns().get(tuple(key), ()):
-        if all(words[i] == word for i, word in literals):
-            proper = world.proper
-            return Reading(frame, {n: proper[w] for n, w in zip(names, words, strict=True) if n})
+    return tuple(key), words
+
+
+def read(sentence: str) -> Reading | None:
+    """Frame and slots of one sentence, or None when nobody in the world would say it."""
+    tokens = TOKEN.findall(sentence.lower())
+    return read_tokens(tokens) if len(tokens) <= 40 else None
+
+
+def read_tokens(tokens: list[str]) -> Reading | None:
+    key, words = by_kind(tokens)
+    for frame, pattern in patterns().get(key, ()):
+        if pattern.fits(words):
+            return Reading(frame, pattern.slots(words))
     return None
 
 
