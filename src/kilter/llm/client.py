@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -80,8 +80,8 @@ class Client:
         self.desk = Desk(
             e.at,
             store,
-            Budget(e.budget, e.budget_tokens, e.budget_calls),
-            Prices(e.price_in, e.price_out),
+            budget=Budget(e.budget, e.budget_tokens, e.budget_calls),
+            prices=Prices(e.price_in, e.price_out),
         )
         self._model = e.model
         self._dialect = Dialect()
@@ -110,7 +110,7 @@ class Client:
         return self._model
 
     def map(
-        self, calls: Iterable[Call], *, label: str = "asking", ordered: bool = True, failures: Failures = "raise"
+        self, calls: Iterable[Call], *, label: str | None = "asking", ordered: bool = True, failures: Failures = "raise"
     ) -> Iterator[tuple[Call, Any]]:
         """Each call with its answer, in the order given or (`ordered=False`) as they come.
 
@@ -123,8 +123,8 @@ class Client:
 
     def ask(self, call: Call) -> Answer:
         """One answer."""
-        found: Answer = next(iter(self.map([call])))[1]
-        return found
+        ((_, answer),) = self.map([call], label=None)
+        return cast(Answer, answer)
 
     def forecast(self, calls: Iterable[Call]) -> Forecast:
         """What calls will take; nothing is asked."""

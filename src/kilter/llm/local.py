@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from kilter.errors import DataError, UserError, nearest
 from kilter.llm.budget import Forecast
@@ -63,7 +63,7 @@ class LocalSampler:
             raise UserError(f"{self.folder} is a reward or value model: it scores answers and writes none")
         self.revision = load.identity(self.folder)
         store, self._owns = as_cache(cache)
-        self.desk = Desk(f"local {c.dtype}", store)
+        self.desk = Desk(f"local {c.dtype}", store, name=self.folder)
         self._loaded: tuple[Any, Any] | None = None
 
     @property
@@ -72,7 +72,12 @@ class LocalSampler:
         return self.desk.spent
 
     def map(
-        self, calls: Iterable[Call], *, label: str = "sampling", ordered: bool = True, failures: Failures = "raise"
+        self,
+        calls: Iterable[Call],
+        *,
+        label: str | None = "sampling",
+        ordered: bool = True,
+        failures: Failures = "raise",
     ) -> Iterator[tuple[Call, Any]]:
         """Each call with its answer, in the order given or (`ordered=False`) as they come."""
         keyed = self.desk.keyed(calls, lambda: self.revision)
@@ -82,8 +87,8 @@ class LocalSampler:
 
     def ask(self, call: Call) -> Answer:
         """One answer."""
-        found: Answer = next(iter(self.map([call])))[1]
-        return found
+        ((_, answer),) = self.map([call], label=None)
+        return cast(Answer, answer)
 
     def forecast(self, calls: Iterable[Call]) -> Forecast:
         """How many calls and tokens there will be."""
@@ -159,27 +164,22 @@ class LocalSampler:
             return Failed(key=key, reason=reason)
         return ids
 
-    def _draw(self, some: Sequence[tuple[str, str, Call]], settings: Sampling) -> Iterator[tuple[str, Outcome]]:
+    def _draw(self, some: Sequence[tuple[str, str, Call]], settings: Sampling) -> list[tuple[str, Outcome]]:
         """A few calls of the same settings, drawn together and kept."""
         from kilter.models.sample import sample
 
         begun = time.monotonic()
-        found = [self._fitting(key, call) for key, _, call in some]
-        fit = [i for i, ids in enumerate(found) if not isinstance(ids, Failed)]
-        prompts: list[Any] = [found[i] for i in fit]
-        eos = self.tokenizer.eos_token_id
-        answers = sample(
-            self.model, prompts, [("call", some[i][0]) for i in fit], settings, eos, rows=self.checkpoint.rows
-        )
+        found: dict[str, Any] = {key: self._fitting(key, call) for key, _, call in some}
+        fit = [item for item in some if not isinstance(found[item[0]], Failed)]
+        prompts, keys = [found[key] for key, _, _ in fit], [("call", key) for key, _, _ in fit]
+        eos, rows = self.tokenizer.eos_token_id, self.checkpoint.rows
+        answers = sample(self.model, prompts, keys, settings, eos, rows=rows)
         seconds = (time.monotonic() - begun) / max(1, len(fit))
-        for i, ids, answer in zip(fit, prompts, answers, strict=True):
-            key, request, call = some[i]
+        for (key, request, call), ids, answer in zip(fit, prompts, answers, strict=True):
             response = json.dumps(self._response(call, ids, answer), ensure_ascii=False)
-            yield key, self.desk.keep(key, request, call, response, seconds)
-        for outcome in found:
-            if isinstance(outcome, Failed):
-                self.spent.failed += 1
-                yield outcome.key, outcome
+            found[key] = self.desk.keep(key, request, call, response, seconds)
+        self.spent.failed += len(some) - len(fit)
+        return list(found.items())
 
     def _response(self, call: Call, ids: list[int], answer: Any) -> dict[str, Any]:
         """A drawn answer in the spelling of an endpoint."""

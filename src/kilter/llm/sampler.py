@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -43,9 +44,9 @@ class Sampler(Protocol):
         ...
 
     def map(
-        self, calls: Iterable[Call], *, label: str = ..., ordered: bool = ..., failures: Failures = ...
+        self, calls: Iterable[Call], *, label: str | None = ..., ordered: bool = ..., failures: Failures = ...
     ) -> Iterator[tuple[Call, Any]]:
-        """Each call with its answer, in the order given, or as they come."""
+        """Each call with its answer, in the order given, or as they come; a label of None prints nothing."""
         ...
 
     def ask(self, call: Call) -> Answer:
@@ -152,6 +153,8 @@ class Desk:
     at: str
     """What is asked, as it stands in keys."""
     cache: Cache
+    name: str = ""
+    """What is asked, as people call it."""
     budget: Budget = field(default_factory=Budget)
     prices: Prices = field(default_factory=Prices)
     pace: Pace = field(default_factory=Pace)
@@ -222,7 +225,7 @@ class Desk:
         self,
         keyed: Sequence[tuple[str, str, Call]],
         begin: Callable[[Sequence[tuple[str, str, Call]]], Asking],
-        label: str,
+        label: str | None,
         ordered: bool,
         failures: Failures,
     ) -> Iterator[tuple[Call, Outcome]]:
@@ -231,7 +234,7 @@ class Desk:
         missing = list({key: (key, request, call) for key, request, call in keyed if key not in known}.values())
         asking = begin(missing)
         come = iter(asking)
-        with Bar(label, len(keyed), "call") as bar:
+        with Bar(label, len(keyed), "call") if label is not None else contextlib.nullcontext() as bar:
             try:
                 walk = self._in_order if ordered else self._as_they_come
                 for call, outcome in walk(keyed, known, come):
@@ -239,9 +242,10 @@ class Desk:
                         asking.stop()
                         for _ in come:  # what is under way is paid for: it is waited for and cached
                             pass
-                        raise CallFailed(f"{self.at}: {outcome.reason}; everything answered is cached")
+                        raise CallFailed(f"{self.name or self.at}: {outcome.reason}; everything answered is cached")
                     self._count(outcome)
-                    bar.advance(1, self.spent.note())
+                    if bar is not None:
+                        bar.advance(1, self.spent.note())
                     yield call, outcome
             except BaseException:
                 asking.cancel()
@@ -277,7 +281,7 @@ class Desk:
                 if not waiting[key]:
                     del arrived[key]
             elif stop is None:
-                raise RunError(f"{self.at}: call {key[:12]} came back with neither an answer nor a reason")
+                raise RunError(f"{self.name or self.at}: call {key[:12]} came back with neither an answer nor a reason")
         if stop:
             raise stop
         for _ in come:  # an end that only comes after the last answer
