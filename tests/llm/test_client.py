@@ -118,6 +118,20 @@ def test_conversations_go_side_by_side(serve: Serve, client: Serve) -> None:
     assert len(endpoint.calls) == 10
 
 
+def test_progress_shows_the_rate_the_time_left_and_the_cost(
+    serve: Serve, client: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KILTER_QUIET", "0")
+    found = client(serve(), price_in=1e6, price_out=1e6)
+    list(found.map(asks(4), label="rate"))
+    err = capsys.readouterr().err
+    assert "rate: 4 calls to do" in err
+    assert "4/4" in err
+    assert "0:00 left  cost 40.00" in err
+    found.ask(ask("quietly"))
+    assert capsys.readouterr().err == ""
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +178,18 @@ def test_a_call_that_alone_breaks_the_server_uses_up_its_own_attempts(
     assert sum(isinstance(o, Failed) for o in outcomes) == 1
     assert outcomes[3].status == 500
     assert outcomes[3].attempts == 3
+
+
+def test_such_a_call_does_not_hold_up_those_behind_it(serve: Serve, client: Serve, fake: ModuleType) -> None:
+    found = client(
+        serve(lambda r: fake.Reply("boom", 500) if r.text == "number 0" else None),
+        attempts=2,
+        concurrency=1,
+        pause=0.01,
+    )
+    outcomes = [o for _, o in found.map(asks(6), failures="keep")]
+    assert [isinstance(o, Failed) for o in outcomes] == [True] + [False] * 5
+    assert outcomes[0].reason == "status 500: boom (tried 4 times)"
 
 
 def test_a_dead_endpoint_ends_with_its_words_and_keeps_what_is_done(

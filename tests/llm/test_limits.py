@@ -133,7 +133,7 @@ def test_pain_14_the_forecast_bounds_what_calls_really_cost(serve: Serve, client
     endpoint = serve(script)
     found = client(endpoint, price_in=1.0, price_out=4.0)
     calls = asks(60, max_tokens=50)
-    before = found.forecast(calls)
+    before = found.forecast([*calls, calls[0]])
     assert (before.calls, before.cached, len(endpoint.calls)) == (60, 0, 0), "nothing is asked"
     list(found.map(calls[:20]))
     after = found.forecast(calls)

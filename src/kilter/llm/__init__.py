@@ -15,7 +15,7 @@ from kilter.llm.cache import Cache
 from kilter.llm.calls import Answer, Call, CallFailed, Failed, OutOfBudget, option_logprobs, preference
 from kilter.llm.endpoint import Endpoint
 from kilter.llm.sampler import Sampler, converse, open_sampler
-from kilter.llm.schema import Parsed, Unparsable, parse, parse_score
+from kilter.llm.schema import Parsed, Tally, Unparsable, parse, parse_score
 
 __all__ = [
     "Answer",
@@ -27,6 +27,7 @@ __all__ = [
     "OutOfBudget",
     "Parsed",
     "Sampler",
+    "Tally",
     "Unparsable",
     "converse",
     "open_sampler",

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kilter.llm.calls import Answer, Call, likely_tokens, most_tokens
+from kilter.llm.calls import Call, likely_tokens, most_tokens
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,10 @@ class Pace:
     written: float = 0.0
     allowed: float = 0.0
 
-    def learn(self, call: Call, answer: Answer) -> None:
-        """Take note of an answer whose tokens the endpoint counted."""
-        if answer.counted:
-            self.sent, self.estimated = self.sent + answer.tokens_in, self.estimated + likely_tokens(call)
-            self.written, self.allowed = self.written + answer.tokens_out, self.allowed + call.max_tokens
+    def learn(self, call: Call, tokens_in: int, tokens_out: int) -> None:
+        """Take note of what a call took."""
+        self.sent, self.estimated = self.sent + tokens_in, self.estimated + likely_tokens(call)
+        self.written, self.allowed = self.written + tokens_out, self.allowed + call.max_tokens
 
     def expected(self, call: Call) -> tuple[float, float]:
         """Tokens that a call will send and get: half of what it allows, where nothing is known."""

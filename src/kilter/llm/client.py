@@ -2,7 +2,8 @@
 
 A thread of its own holds the event loop, so a client works in scripts, in threads and in notebooks, and several `map`s
 share its limits. Refusals (429, 5xx) make everybody pause and cost a call no attempt; after a pause one call goes ahead
-and the others follow when it is answered. Lost connections, timeouts and responses that are no answers cost attempts;
+and the others follow when it is answered; a call that is refused with 5xx again and again is put behind the others, and
+fails if they are answered and it is not. Lost connections, timeouts and responses that are no answers cost attempts;
 other refusals are final and told in the endpoint's own words.
 """
 
@@ -17,6 +18,7 @@ import queue
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -46,11 +48,11 @@ QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active
 
 
 class Lost(Exception):
-    """A request without an answer; `sent` tells whether it may have been billed."""
+    """A request without an answer: whether it may have been billed, and whether others are to be asked first."""
 
-    def __init__(self, reason: str, sent: bool, status: int = 0) -> None:
+    def __init__(self, reason: str, sent: bool, status: int = 0, later: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.sent, self.status = reason, sent, status
+        self.reason, self.sent, self.status, self.later = reason, sent, status, later
 
 
 @dataclass(frozen=True)
@@ -198,8 +200,8 @@ class Client:
 
     # --- one call -----------------------------------------------------------------------------------------------------
 
-    async def _one(self, http: httpx.AsyncClient, key: str, request: str, call: Call) -> Outcome:
-        """A call until it is answered or has failed, each attempt within the budget."""
+    async def _one(self, http: httpx.AsyncClient, key: str, request: str, call: Call) -> Outcome | Lost:
+        """A call until it is answered, has failed or lets others go first, each attempt within the budget."""
         worst, attempts = self.desk.prices.worst(call), self.endpoint.attempts
         found: Outcome | Lost = Lost("never tried", sent=False)
         for attempt in range(1, attempts + 1):
@@ -212,17 +214,18 @@ class Client:
                 self.desk.budget.settle(worst, cost)
                 self._settled.set()
                 self._settled = asyncio.Event()
-            if not isinstance(found, Lost):
+            if not isinstance(found, Lost) or found.later:
                 return found
             if attempt < attempts:
                 await asyncio.sleep(keyed(self.endpoint.pause * 2 ** (attempt - 1), key, attempt))
         assert isinstance(found, Lost)
         if not found.sent and not found.status:
             raise RunError(f"{self.desk.at} can't be reached: {found.reason}; everything answered is cached")
+        return self._failed(key, found, attempts)
+
+    def _failed(self, key: str, lost: Lost, attempts: int) -> Failed:
         self.spent.failed += 1
-        return Failed(
-            key=key, reason=f"{found.reason} (tried {attempts} times)", status=found.status, attempts=attempts
-        )
+        return Failed(key=key, reason=f"{lost.reason} (tried {attempts} times)", status=lost.status, attempts=attempts)
 
     async def _hold(self, worst: Cost) -> None:
         """Wait until the budget lets a call through; stop when it never will."""
@@ -237,6 +240,7 @@ class Client:
 
     async def _attempt(self, http: httpx.AsyncClient, key: str, request: str, call: Call) -> Outcome | Lost:
         """One attempt: it lasts through refusals that concern everybody, and ways of asking that had to be learned."""
+        broken = 0
         while True:
             body = body_of(call, self.model, self._dialect)
             try:
@@ -246,6 +250,9 @@ class Client:
             if reply.status == 429 or reply.status >= 500:
                 if self._refused(reply):
                     return Lost(self._said(reply), sent=False, status=reply.status)
+                broken += reply.status >= 500
+                if broken > self.endpoint.attempts:
+                    return Lost(self._said(reply), sent=False, status=reply.status, later=True)
             elif reply.status != 200:
                 if not self._learns(reply, call, body):
                     return self._refusal(key, reply)
@@ -424,6 +431,8 @@ class _Asking:
 
     def __init__(self, client: Client, missing: Sequence[tuple[str, str, Call]]) -> None:
         self.client, self.missing = client, missing
+        self.behind: dict[str, int] = {}
+        """Calls that let others go first, and how many had been answered then."""
         self.out: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.stopped = False
         self.work: Any = None
@@ -456,23 +465,34 @@ class _Asking:
 
     async def _all(self) -> None:
         """As many workers as may be under way, taking calls from one list."""
-        todo = iter(self.missing)
+        todo = deque(self.missing)
         workers = min(self.client.endpoint.concurrency, len(self.missing))
         try:
             await asyncio.gather(*(self._worker(todo) for _ in range(workers)))
         finally:
             self.out.put(self.END)
 
-    async def _worker(self, todo: Iterator[tuple[str, str, Call]]) -> None:
+    async def _worker(self, todo: deque[tuple[str, str, Call]]) -> None:
         while not self.stopped:
             http = await self.client._free.get()
             try:
-                item = None if self.stopped else next(todo, None)
-                if item is None:
+                if self.stopped or not todo:
                     return
-                self.out.put((item[0], await self.client._one(http, *item)))
+                item = todo.popleft()
+                outcome = await self.client._one(http, *item)
+                if isinstance(outcome, Lost) and not self._hopeless(item[0]):
+                    todo.append(item)
+                    continue
+                if isinstance(outcome, Lost):
+                    outcome = self.client._failed(item[0], outcome, 2 * self.client.endpoint.attempts)
+                self.out.put((item[0], outcome))
             except Exception as error:  # it ends the run, once what is under way has come
                 self.stopped = True
                 self.out.put(("", error))
             finally:
                 self.client._free.put_nowait(http)
+
+    def _hopeless(self, key: str) -> bool:
+        """Whether others were answered since a call let them go first."""
+        answered = self.client._answered
+        return answered > self.behind.setdefault(key, answered)

@@ -174,11 +174,14 @@ class Desk:
         return found
 
     def forecast(self, keyed: Sequence[tuple[str, str, Call]], limits: tuple[int, int] = (0, 0)) -> Forecast:
-        """What these calls will take."""
+        """What these calls will take, told by those of them that are cached, or else by any that were answered."""
         different = {key: call for key, _, call in keyed}
         known = self.cache.present(list(different))
+        pace = Pace() if known else self.pace
+        for key, (tokens_in, tokens_out, _) in known.items():
+            pace.learn(different[key], tokens_in, tokens_out)
         new = [call for key, call in different.items() if key not in known]
-        return forecast(new, len(known), self.prices, self.pace, limits)
+        return forecast(new, len(known), self.prices, pace, limits)
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Those keys that are cached; the budget hears once what each has cost."""
@@ -196,14 +199,14 @@ class Desk:
         row = self.cache.get(key)
         if row is None:
             raise RunError(f"cache {self.cache.path}: the row of call {key[:12]} has gone while it was read")
-        answer = dataclasses.replace(read(call, key, row.response), cached=True)
         return dataclasses.replace(
-            answer,
+            read(call, key, row.response),
             tokens_in=row.tokens_in,
             tokens_out=row.tokens_out,
             counted=row.counted,
             seconds=row.seconds,
             cost=row.cost,
+            cached=True,
         )
 
     def keep(self, key: str, request: str, call: Call, response: str, seconds: float) -> Answer:
@@ -218,7 +221,8 @@ class Desk:
             spent = self.spent
             spent.asked, spent.cost = spent.asked + 1, spent.cost + cost
             spent.tokens_in, spent.tokens_out = spent.tokens_in + answer.tokens_in, spent.tokens_out + answer.tokens_out
-            self.pace.learn(call, answer)
+            if answer.counted:
+                self.pace.learn(call, answer.tokens_in, answer.tokens_out)
         return answer if row.response == response else dataclasses.replace(self.cached(key, call), cached=False)
 
     def hand_over(
