@@ -6,7 +6,7 @@ client.py     an endpoint: concurrency, retries, one shared pause; over wire.py,
 local.py      a checkpoint on this machine
 cache.py      every answer in SQLite by the hash of what determines it
 budget.py     forecast before, a line that is not crossed during
-schema.py     JSON by a schema and scores by a typed reader, or `Unparsable`: never a default value
+schema.py     JSON by a schema, scores.py a judge's scores: read, or `Unparsable`, never a default value
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from kilter.llm.cache import Cache
 from kilter.llm.calls import Answer, Call, CallFailed, Failed, OutOfBudget, option_logprobs, preference
 from kilter.llm.endpoint import Endpoint
 from kilter.llm.sampler import Sampler, converse, open_sampler
-from kilter.llm.schema import Parsed, Tally, Unparsable, parse, parse_score
+from kilter.llm.schema import Parsed, Unparsable, parse
+from kilter.llm.scores import Tally, parse_score
 
 __all__ = [
     "Answer",

@@ -1,4 +1,4 @@
-"""From what a model wrote to values: JSON by a schema, with repairs that are named; scores by a typed reader.
+"""From what a model wrote to a value: JSON by a schema, with repairs that are named.
 
 What can't be read is `Unparsable` and keeps the text: no reader here has a default value. Every reading starts from the
 raw text, so that a better reader can be run over old answers without asking anything again.
@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kilter.errors import UserError, nearest
@@ -44,7 +42,12 @@ BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "exclusiveMinimum": (lambda v, b: v > b, "above"),
     "exclusiveMaximum": (lambda v, b: v < b, "below"),
 }
-SIZES = {"minLength": str, "maxLength": str, "minItems": list, "maxItems": list}
+SIZES: dict[str, tuple[Any, str]] = {
+    "minLength": (str, "minimum"),
+    "maxLength": (str, "maximum"),
+    "minItems": (list, "minimum"),
+    "maxItems": (list, "maximum"),
+}
 NOTES = {"title", "description", "$schema", "examples", "default"}
 """Words that bind nothing."""
 KEYWORDS = {
@@ -150,7 +153,7 @@ def _literal(text: str) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _without_thoughts(text: str) -> str | None:
+def without_thoughts(text: str) -> str | None:
     _, mark, after = text.rpartition("</think>")
     return after if mark else None
 
@@ -275,7 +278,7 @@ def _closed(text: str) -> str | None:
 
 
 REPAIRS: tuple[tuple[str, Callable[[str], str | None]], ...] = (
-    ("thoughts", _without_thoughts),
+    ("thoughts", without_thoughts),
     ("fence", _unfenced),
     ("outermost", _outermost),
     ("commas", _without_commas),
@@ -314,6 +317,8 @@ def check_schema(schema: Schema, where: str = "schema") -> None:
     for kind in _types(schema):
         if kind not in TYPES:
             raise UserError(f"{where}: unknown type {kind!r}{nearest(str(kind), TYPES)}")
+    if not isinstance(schema.get("additionalProperties", True), bool):
+        raise UserError(f"{where}: additionalProperties must be true or false")
     properties = schema.get("properties", {})
     for name, inner in properties.items():
         check_schema(inner, f"{where}.{name}")
@@ -343,8 +348,8 @@ def complaint(value: Any, schema: Schema, where: str = "") -> str:
         for word, (holds, said) in BOUNDS.items():
             if word in schema and not holds(value, schema[word]):
                 return f"{name} is {value!r}, but must be {said} {schema[word]}"
-    for word, kind in SIZES.items():
-        if word in schema and isinstance(value, kind) and (len(value) - schema[word]) * (-1) ** (word < "min") < 0:
+    for word, (kind, bound) in SIZES.items():
+        if word in schema and isinstance(value, kind) and not BOUNDS[bound][0](len(value), schema[word]):
             return f"{name} has length {len(value)}, but {word} is {schema[word]}"
     if isinstance(value, dict):
         return _complaint_of_members(value, schema, where)
@@ -371,131 +376,17 @@ def _equal(a: Any, b: Any) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
+def is_strict(schema: Schema) -> bool:
+    """Whether every object of a schema lists all that it may hold, as endpoints want before they promise to heed it."""
+    properties = schema.get("properties", {})
+    if "object" in _types(schema) and (
+        schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(properties)
+    ):
+        return False
+    return all(map(is_strict, [*properties.values(), *([schema["items"]] if "items" in schema else [])]))
+
+
 def in_words(schema: Schema) -> str:
     """What to tell a model that takes no schema."""
     text = json.dumps(schema, ensure_ascii=False, sort_keys=True)
     return f"\n\nAnswer with one JSON value that fits this JSON schema, and nothing else:\n{text}"
-
-
-# --- scores -----------------------------------------------------------------------------------------------------------
-
-_NUMBER = r"(?<![\w.,/-])-?\d+(?:\.\d+)?(?![\w%]|[.,]\d)"
-_MARKS = re.compile(r"[*_`\"“”]+")
-_SCORE = re.compile(
-    rf"(?P<value>{_NUMBER})(?:\s*(?:/|out of|of)\s*(?P<of>\d+(?:\.\d+)?)(?![\w%]|[.,]\d))?", re.IGNORECASE
-)
-_LABEL = re.compile(r"\b(?:score|rating|grade)\b[^\d\n:=()-]{0,40}(?:\([^)\n]*\)\s*)?(?:[:=]|\bis\b)\s*", re.IGNORECASE)
-_BRACKETS = re.compile(r"\[\[\s*(?=[^\]]*\]\])")
-_NONE = re.compile(r"\W*(?:n\s*/\s*a|not applicable)\b", re.IGNORECASE)
-_RANGE = re.compile(r"\s*(?:-|–|to\b)\s*\d", re.IGNORECASE)
-_ITEM = re.compile(r"^\s*\d+[.)]\s+(?=\S)", re.MULTILINE)
-"""The number before an item of a list, which is no score."""
-
-
-def parse_score(text: str, low: float, high: float, *, whole: bool = False, none: bool = False) -> Parsed | Unparsable:
-    """The one score between `low` and `high` that a text gives; with `none`, "N/A" is read as None.
-
-    A score is looked for in [[brackets]], behind a label such as `Score:`, and in the text as a whole, in that order;
-    the first of these places that says anything decides. Two different numbers in one place, a number out of range, a
-    range such as 7-8, a share in percent and another scale's 7/100 are unparsable.
-    """
-    plain = _MARKS.sub("", _without_thoughts(text) or text).strip()
-    if not plain:
-        return Unparsable(text, "the answer is empty")
-    for place, pattern in (("brackets", _BRACKETS), ("label", _LABEL)):
-        ends = [m.end() for m in pattern.finditer(plain)]
-        found = [m for m in (_SCORE.match(plain, end) for end in ends) if m]
-        silent = any(_NONE.match(plain, end) for end in ends)
-        if found or silent:
-            return _one_score(text, found, silent, (low, high), (whole, none), (place,))
-    items = [m.span() for m in _ITEM.finditer(plain)]
-    found = [m for m in _SCORE.finditer(plain) if not any(a <= m.start() < b for a, b in items)]
-    alone = len(found) == 1 and found[0][0] == plain.rstrip(".")
-    silent = bool(_NONE.match(plain)) and not found
-    return _one_score(text, found, silent, (low, high), (whole, none), () if alone or silent else ("text",))
-
-
-def _one_score(
-    text: str,
-    found: Sequence[re.Match[str]],
-    silent: bool,
-    scale: tuple[float, float],
-    asked: tuple[bool, bool],
-    repairs: tuple[str, ...],
-) -> Parsed | Unparsable:
-    (low, high), (whole, none) = scale, asked
-    problem = ""
-    values = {float(m["value"]) for m in found}
-    other = next((m for m in found if m["of"] is not None and float(m["of"]) != high), None)
-    ranged = next((m for m in found if _RANGE.match(m.string, m.end())), None)
-    if silent and not values:
-        return (
-            Parsed(None, text, repairs) if none else Unparsable(text, "it says N/A, but a score was asked for", repairs)
-        )
-    if not values:
-        problem = "no number stands in it"
-    elif ranged:
-        problem = f"{ranged.string[ranged.start() : ranged.end() + 5]!r} is a range, not a score"
-    elif other:
-        problem = f"{other[0]!r} is out of {other['of']}, but the scale ends at {high:g}"
-    elif len(values) > 1 or silent:
-        problem = f"several scores stand in it: {', '.join(f'{v:g}' for v in sorted(values))}{', N/A' * silent}"
-    elif not low <= min(values) <= high:
-        problem = f"{min(values):g} is not between {low:g} and {high:g}"
-    elif whole and not min(values).is_integer():
-        problem = f"{min(values):g} is not a whole number"
-    if problem:
-        return Unparsable(text, problem, repairs)
-    value = min(values)
-    return Parsed(int(value) if value.is_integer() else value, text, repairs)
-
-
-@dataclass
-class Tally:
-    """How scores of one scale are distributed, and what looks like a broken reader or a lazy judge."""
-
-    low: float
-    high: float
-    counts: Counter[float | None] = field(default_factory=Counter)
-    unparsed: Counter[str] = field(default_factory=Counter)
-    foreign: list[str] = field(default_factory=list)
-    """Texts in which the number that was read from them does not stand."""
-
-    def add(self, read: Parsed | Unparsable) -> None:
-        """Count one reading."""
-        if isinstance(read, Unparsable):
-            self.unparsed[re.sub(r"-?\d+(\.\d+)?", "#", read.reason)[:80]] += 1
-            return
-        self.counts[read.value] += 1
-        if read.value is not None and not any(
-            math.isclose(float(n), read.value) for n in re.findall(r"-?\d+(?:\.\d+)?", read.raw)
-        ):
-            self.foreign.append(read.raw)
-
-    @property
-    def total(self) -> int:
-        return self.counts.total() + self.unparsed.total()
-
-    def alarms(self, least: int = 100) -> list[str]:
-        """Sentences about what should be looked at; shares are judged from `least` readings on."""
-        said = []
-        if self.foreign:
-            said.append(
-                f"{len(self.foreign)} scores do not stand in the text that they were read from, e.g. "
-                f"{self.foreign[0]!r:.60}"
-            )
-        if self.total < least:
-            return said
-        bad = self.unparsed.total() / self.total
-        if bad > 0.05:
-            said.append(f"{bad:.0%} can't be read; most often: {self.unparsed.most_common(1)[0][0]}")
-        scores = {v: n for v, n in self.counts.items() if v is not None}
-        of = max(1, sum(scores.values()))
-        for value, n in scores.items():
-            if n > 0.8 * of:
-                said.append(f"{n / of:.0%} of the scores are {value:g}")
-        for end, other, word in ((self.low, self.high, "lowest"), (self.high, self.low, "highest")):
-            share = scores.get(other, 0) / of
-            if not scores.get(end) and share > 0.2:
-                said.append(f"the {word} score {end:g} never occurs, but {share:.0%} are {other:g}")
-        return said

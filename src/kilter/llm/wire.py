@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kilter.llm.calls import FRAME, Answer, Call, Token, likely_tokens
-from kilter.llm.schema import in_words, parse
+from kilter.llm.schema import in_words, is_strict, parse
 
 
 class NoAnswer(ValueError):
@@ -67,7 +67,7 @@ def body_of(call: Call, model: str, dialect: Dialect) -> dict[str, Any]:
         body.update({"logprobs": True, "top_logprobs": call.top_logprobs} if chat else {"logprobs": call.top_logprobs})
     if call.schema is not None:
         if dialect.schemas:
-            named = {"name": "answer", "schema": call.schema, "strict": True}
+            named = {"name": "answer", "schema": call.schema, "strict": is_strict(call.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         elif chat:
             body["messages"][-1]["content"] += in_words(call.schema)
