@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kilter.errors import RunError, UserError
-from kilter.llm import Answer, Call, CallFailed, Failed, converse, open_sampler, option_logprobs, preference
+from kilter.llm import Answer, Cache, Call, CallFailed, Failed, converse, open_sampler, option_logprobs, preference
 from kilter.llm.schema import Parsed, Unparsable
 
 Serve = Callable[..., Any]
@@ -130,6 +130,28 @@ def test_progress_shows_the_rate_the_time_left_and_the_cost(
     assert "0:00 left  cost 40.00" in err
     found.ask(ask("quietly"))
     assert capsys.readouterr().err == ""
+
+
+def test_a_conversation_may_be_told_of_a_failed_call(serve: Serve, client: Serve, fake: ModuleType) -> None:
+    def talk(text: str) -> Any:
+        answer = yield ask(text)
+        return "" if isinstance(answer, Failed) else answer.text
+
+    found = client(serve(lambda r: fake.Reply("no", 400) if r.text == "b" else None))
+    assert converse(found, map(talk, "abc"), failures="keep") == ["a", "", "c"]
+    assert converse(found, []) == []
+
+
+def test_a_sampler_opens_from_a_stages_fields_and_shares_a_cache(serve: Serve, tmp_path: Path) -> None:
+    endpoint = serve()
+    with Cache(tmp_path / "c.sqlite") as cache:
+        stated = {"url": endpoint.url, "model": "toy", "requests_per_minute": 6000, "price_in": "1e-1", "alias": "toys"}
+        with open_sampler(stated, cache=cache) as one:
+            assert one.ask(ask("hi")).cost == pytest.approx(7e-7)
+        with open_sampler(f"{serve().url}#toy", cache=cache, alias="toys") as other:  # the same model on another host
+            assert other.ask(ask("hi")).cached
+        assert len(cache) == 1
+    assert len(endpoint.calls) == 1
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -452,6 +474,9 @@ def test_the_environments_proxy_is_not_heeded_unless_told(
     assert client(serve()).ask(ask("hi")).text == "hi"
     with pytest.raises(RunError, match="can't be reached"):
         client(serve(), proxy=True, attempts=1).ask(ask("hi"))
+    monkeypatch.setenv("HTTP_PROXY", "what://is.this")
+    with pytest.raises(UserError, match="a proxy that the environment names can't be used"):
+        client(serve(), proxy=True).ask(ask("hi"))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -155,21 +155,23 @@ class Client:
     def _begin(self, missing: Sequence[tuple[str, str, Call]]) -> _Asking:
         return _Asking(self, missing)
 
-    def _submit(self, work: Coroutine[Any, Any, None]) -> Any:
+    def _submit(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Any:
         """Run a coroutine in the client's thread."""
         with self._starting:
             if self._loop is None:
+                trust = httpx.create_ssl_context(trust_env=self.endpoint.proxy)
+                everybody = [self._open_http(trust) for _ in range(self.endpoint.concurrency)]
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._live, args=(self._loop,), daemon=True, name="kilter-llm")
+                self._thread = threading.Thread(
+                    target=self._live, args=(self._loop, everybody), daemon=True, name="kilter-llm"
+                )
                 self._thread.start()
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+            return asyncio.run_coroutine_threadsafe(work(), self._loop)
 
-    def _live(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _live(self, loop: asyncio.AbstractEventLoop, everybody: Sequence[httpx.AsyncClient]) -> None:
         asyncio.set_event_loop(loop)
-        trust = httpx.create_ssl_context(trust_env=self.endpoint.proxy)
-        everybody = [self._open_http(trust) for _ in range(self.endpoint.concurrency)]
         self._free: asyncio.LifoQueue[httpx.AsyncClient] = asyncio.LifoQueue()
-        for one in reversed(everybody):
+        for one in everybody:
             self._free.put_nowait(one)
         self._probe: asyncio.Event | None = None
         self._settled = asyncio.Event()
@@ -186,13 +188,16 @@ class Client:
     def _open_http(self, trust: ssl.SSLContext) -> httpx.AsyncClient:
         """One connection: a pool of many looks at each of them for every request."""
         e = self.endpoint
-        return httpx.AsyncClient(
-            limits=httpx.Limits(max_connections=1),
-            timeout=httpx.Timeout(e.timeout, connect=min(CONNECT, e.timeout)),
-            trust_env=e.proxy,
-            verify=trust,
-            headers=self._headers(),
-        )
+        try:
+            return httpx.AsyncClient(
+                limits=httpx.Limits(max_connections=1),
+                timeout=httpx.Timeout(e.timeout, connect=min(CONNECT, e.timeout)),
+                trust_env=e.proxy,
+                verify=trust,
+                headers=self._headers(),
+            )
+        except (ValueError, ImportError) as error:
+            raise UserError(f"endpoint {e.url}: a proxy that the environment names can't be used: {error}") from error
 
     def _headers(self) -> dict[str, str]:
         headers = {"User-Agent": f"kilter/{__version__}", "Content-Type": "application/json"}
@@ -440,7 +445,7 @@ class _Asking:
     def __iter__(self) -> Iterator[tuple[str, Outcome]]:
         if not self.missing:
             return
-        self.work = self.client._submit(self._all())
+        self.work = self.client._submit(self._all)
         final: BaseException | None = None
         while True:
             key, outcome = self.out.get()

@@ -316,11 +316,13 @@ Talk = Generator[Call | Sequence[Call], Any, T]
 """A conversation as a generator: yields a call or several, is sent the answer or a list of them, returns a value."""
 
 
-def converse(sampler: Sampler, talks: Iterable[Talk[T]], label: str = "turn") -> list[T]:
+def converse(
+    sampler: Sampler, talks: Iterable[Talk[T]], label: str | None = "turn", failures: Failures = "raise"
+) -> list[T]:
     """Walk many conversations side by side: in each round, the next calls of all that go on are asked together.
 
     Returns what each generator returned, in the order given. After a kill the same call goes on: answers that are
-    cached are replayed to the generators.
+    cached are replayed to the generators. With failures="keep" a generator may be sent `Failed` for an answer.
     """
     live = dict(enumerate(talks))
     found: dict[int, T] = {}
@@ -336,7 +338,9 @@ def converse(sampler: Sampler, talks: Iterable[Talk[T]], label: str = "turn") ->
                 found[number] = end.value
                 del live[number]
         calls = [c for one in asked.values() for c in ([one] if isinstance(one, Call) else one)]
-        answers = iter([answer for _, answer in sampler.map(calls, label=f"{label} {round_}")] if calls else [])
+        told = f"{label} {round_}" if label is not None else None
+        found_now = sampler.map(calls, label=told, failures=failures) if calls else ()
+        answers = iter([answer for _, answer in found_now])
         sent = {
             number: next(answers) if isinstance(one, Call) else [next(answers) for _ in one]
             for number, one in asked.items()

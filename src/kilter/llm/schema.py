@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -148,7 +149,8 @@ def _loads(text: str) -> Any:
 def _literal(text: str) -> Any:
     """A Python literal made of what JSON has."""
     try:
-        return _loads(json.dumps(ast.literal_eval(text), allow_nan=False))
+        with warnings.catch_warnings(action="ignore"):  # about a backslash in the text
+            return _loads(json.dumps(ast.literal_eval(text), allow_nan=False))
     except (SyntaxError, TypeError, MemoryError) as error:
         raise ValueError(str(error)) from error
 
