@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kilter.llm import Call, OutOfBudget
-from kilter.llm.budget import Budget, Cost
+from kilter.llm.budget import Budget, Cost, money
 from kilter.llm.calls import likely_tokens, most_tokens
 from kilter.llm.limits import Bucket, CoolDown, keyed, retry_after
 
@@ -202,3 +202,8 @@ def test_held_and_spent_never_exceed_the_limit() -> None:
             if budget.hold(worst):
                 under_way.append(worst)
         assert budget.spent.money + budget.held.money <= 100.0 + 1e-6
+
+
+def test_money_is_shown_with_digits_enough_to_see_it() -> None:
+    shown = {1234.5: "1,234.50", 1: "1.00", 0.25: "0.250", 0.0012: "0.0012", 0.00001: "below 0.0001", 0: "0.00"}
+    assert {amount: money(amount) for amount in shown} == shown

@@ -82,7 +82,9 @@ class Forecast:
 
 def money(amount: float) -> str:
     """An amount with digits enough to see it."""
-    return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.2g}" if amount < 0.01 else f"{amount:.3f}"
+    if amount and amount < 0.0001:
+        return "below 0.0001"
+    return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:.3f}" if amount >= 0.01 else f"{amount:.2g}"
 
 
 @dataclass
