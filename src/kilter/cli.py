@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from kilter import __version__
-from kilter.commands import look, runs, talk
+from kilter.commands import llm, look, runs, talk
 from kilter.commands import serve as serving
 from kilter.commands.train import train
 from kilter.errors import KilterError, UserError, nearest
@@ -139,6 +139,22 @@ VERBS: dict[str, Verb] = {
             "kilter serve sandbox:oracle sandbox:weak --fault 429=0.2 --fault prose=0.1",
             'kilter serve ./my-model --log-prompts prompts.jsonl --notice "What you write here is kept for research."',
         ),
+    ),
+    "ask": Verb(
+        "ask an endpoint or a checkpoint one thing, once or several times",
+        llm.ask_arguments,
+        llm.ask,
+        (
+            'kilter ask runs/sandbox/ppo/model "Where does Tom live?" --n 3',
+            'kilter ask http://127.0.0.1:8000/v1#my-model "Name three rivers" --temp 0',
+            'kilter ask https://host/v1#name "Rate it" --schema score.json --key-env HOST_KEY --cache calls.sqlite',
+        ),
+    ),
+    "calls": Verb(
+        "what a cache of calls holds: models, calls, tokens, cost",
+        llm.calls_arguments,
+        llm.calls,
+        ("kilter calls calls.sqlite", "kilter calls calls.sqlite --out calls.jsonl"),
     ),
     "sandbox show": Verb(
         "print sandbox prompts, answers and the oracle's reasons",

@@ -1,8 +1,9 @@
 """What a text that names an input can be besides a stage, a path or a hub id, and sums of several inputs.
 
-./file.py:function      a Python function in the user's own file
-http://127.0.0.1:8000   an endpoint
-{source: weight, ...}   a weighted sum of sources
+./file.py:function             a Python function in the user's own file
+http://127.0.0.1:8000          an endpoint
+http://127.0.0.1:8000/v1#name  a model of an OpenAI-compatible endpoint
+{source: weight, ...}          a weighted sum of sources
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ def python_function(text: str) -> tuple[str, str] | None:
 def is_endpoint(text: str) -> bool:
     """Whether a text is an address to be asked over HTTP."""
     return text.startswith(("http://", "https://"))
+
+
+def endpoint_model(text: str) -> tuple[str, str]:
+    """(address, model) of an endpoint's reference; the model is empty where none is named."""
+    address, _, model = text.partition("#")
+    return address, model
 
 
 def is_model(value: Any) -> bool:

@@ -5,6 +5,7 @@ train.py   train METHOD
 look.py    doctor, plan
 talk.py    chat, sandbox show, sandbox export
 serve.py   serve
+llm.py     ask, calls
 torch is imported only once there is something to compute.
 """
 
