@@ -4,6 +4,7 @@ runs.py    demo, run, report, compare, recipes, init
 train.py   train METHOD
 look.py    doctor, plan
 talk.py    chat, sandbox show, sandbox export
+datasets.py  data stats, data mix, data split, data leaks, data diff, data compile
 torch is imported only once there is something to compute.
 """
 

@@ -34,12 +34,17 @@ class Units:
 
 def units_of(judgments: Iterable[Judgment]) -> Units:
     """Every pair of answers that two raters or more judged; of two judgments by one rater the last counts."""
+    return units((str(j.rater.get("id", "")), j.prompt.id, verdicts(j)) for j in judgments)
+
+
+def units(given: Iterable[tuple[str, str, dict[tuple[str, str], int]]]) -> Units:
+    """The same from raters, prompts' ids and verdicts (`judgments.verdicts`)."""
     raters: dict[str, int] = {}
     said: dict[tuple[str, str, str], dict[int, int]] = {}
-    for j in judgments:
-        rater = raters.setdefault(str(j.rater.get("id", "")), len(raters))
-        for (a, b), verdict in verdicts(j).items():
-            said.setdefault((j.prompt.id, a, b), {})[rater] = verdict
+    for name, prompt, found in given:
+        rater = raters.setdefault(name, len(raters))
+        for (a, b), verdict in found.items():
+            said.setdefault((prompt, a, b), {})[rater] = verdict
     shared = {unit: votes for unit, votes in sorted(said.items()) if len(votes) > 1}
     table = np.full((len(shared), len(raters)), np.nan)
     for row, votes in enumerate(shared.values()):

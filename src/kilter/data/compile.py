@@ -21,12 +21,15 @@ so neither the order of presentation nor that of a file changes it. An answer's 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
+from kilter.data import groups, merging, storage
 from kilter.data import judgments as algebra
+from kilter.data.keys import licence_of, raters_of
 from kilter.data.licences import strictest
 from kilter.data.records import Judgment, content_id
 from kilter.data.streams import draw
@@ -49,6 +52,12 @@ class Compiled:
     rows: int = 0
     without: Counter[str] = field(default_factory=Counter)
     """Judgments without a row, by reason."""
+    licences: Counter[str] = field(default_factory=Counter)
+    """Rows by what they say of their licence."""
+
+    def to_json(self) -> dict[str, Any]:
+        licence = strictest(self.licences).name
+        return {**self.__dict__, "without": dict(self.without), "licences": dict(self.licences), "licence": licence}
 
 
 def rows(groups: Iterable[Sequence[Judgment]], rule: str, seed: int = 1, note: Compiled | None = None) -> Iterator[Any]:
@@ -61,7 +70,35 @@ def rows(groups: Iterable[Sequence[Judgment]], rule: str, seed: int = 1, note: C
         counts.judgments += len(group)
         for row in compiled(group, rule, seed, counts.without):
             counts.rows += 1
+            counts.licences[str(row.get("license", ""))] += 1
             yield row
+
+
+def compile_file(
+    path: Path, out: Path, rule: str, merge: str = "", seed: int = 1, weights: Mapping[str, float] | None = None
+) -> Compiled:
+    """Compile a file of judgments, those of one prompt merged by a rule first where one is given.
+
+    Merging by rater-weighted takes the weights that are given, else it estimates them in a pass of its own.
+    """
+    if rule not in RULES:
+        raise UserError(f"there is no rule {rule!r}{nearest(rule, RULES)}")
+    if merge and merge not in merging.RULES:
+        raise UserError(f"there is no rule {merge!r} to merge by{nearest(merge, merging.RULES)}")
+    if merge == "rater-weighted" and weights is None:
+        weights = merging.rater_weights(_judgments(path, "weighing raters"))
+    found = groups.by_prompt(_judgments(path, "reading"))
+    if merge:
+        found = ([merging.merge(group, merge, weights)] for group in found)
+    note = Compiled()
+    storage.write_rows(out, rows(found, rule, seed, note))
+    return note
+
+
+def _judgments(path: Path, label: str) -> Iterator[Judgment]:
+    for row in storage.open_rows(path, "rankings", label):
+        assert isinstance(row.record, Judgment)
+        yield row.record
 
 
 def compiled(group: Sequence[Judgment], rule: str, seed: int = 1, without: Counter[str] | None = None) -> Made:
@@ -82,19 +119,11 @@ def _carrying(row: dict[str, Any], of: Sequence[Judgment], rule: str) -> dict[st
     """A row with its prompt, rule, judgments, raters, and the strictest licence that these stand under."""
     ids = sorted(j.id for j in of)
     full = {"prompt": of[0].prompt.to_json(), **row, "rule": rule, "judgments": ids, "raters": raters_of(of)}
-    told = {str(j.extra.get("license") or j.prompt.license) for j in of}
+    told = {licence_of(j) for j in of}
     if any(told):
         full["license"] = strictest(told).name
     full["id"] = content_id(rule, ids, {k: v for k, v in row.items() if k not in ("weight", "margin")})
     return full
-
-
-def raters_of(judgments: Iterable[Judgment]) -> list[str]:
-    """Everyone who had a say, those behind merged judgments too."""
-    found: set[str] = set()
-    for j in judgments:
-        found.update(map(str, j.rater.get("raters") or ([j.rater["id"]] if j.rater.get("id") else [])))
-    return sorted(found)
 
 
 # --- the rules --------------------------------------------------------------------------------------------------------

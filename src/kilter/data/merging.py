@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from kilter.data.compile import raters_of
 from kilter.data.judgments import tiers_from_scores, verdicts
+from kilter.data.keys import raters_of
 from kilter.data.records import Candidate, Judgment
 from kilter.errors import DataError, UserError, nearest
 

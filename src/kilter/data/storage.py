@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -112,22 +111,79 @@ def stored_kind(path: str | os.PathLike[str]) -> str:
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
     """Write plain rows as JSONL, gzipped where the name says so; whole or not at all. Returns their number."""
+    with writer(path) as out:
+        for row in rows:
+            out(row)
+    return out.count
+
+
+class Writer:
+    """A file being written, a row at a time; what is not closed in good order is as if it had never been."""
+
+    def __init__(self, raw: IO[bytes], path: Path, kind: str) -> None:
+        self.count, self._raw, self._path, self._kind = 0, raw, path, kind
+        self._zip = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if ending(path) == ".jsonl.gz" else None
+        self._table: Any = None
+        self._held: list[Record] = []
+
+    def __call__(self, row: Mapping[str, Any] | Record) -> None:
+        self.count += 1
+        if ending(self._path) != ".parquet":
+            line = _encoded(row.to_json() if isinstance(row, Record) else row)
+            (self._zip or self._raw).write(line)
+        elif isinstance(row, Record):
+            self._held.append(row)
+            if len(self._held) == GROUP:
+                self._flush()
+        else:
+            raise UserError(f"{self._path}: rows that are no records are written as {' or '.join(ENDINGS[:2])}")
+
+    def close(self) -> None:
+        """Write what is held and the file's end."""
+        if ending(self._path) == ".parquet":
+            self._flush()
+            self._table.close()
+        if self._zip:
+            self._zip.close()
+        self._raw.flush()
+        os.fsync(self._raw.fileno())
+
+    def _flush(self) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        kind = self._kind or (kind_name(self._held[0]) if self._held else "")
+        if not kind:
+            raise UserError(f"{self._path}: an empty Parquet file must be told what its rows would be")
+        self._kind = kind
+        schema = _schema(kind)
+        self._table = self._table or parquet.ParquetWriter(self._raw, schema, compression="zstd")
+        try:
+            packed = [_packed(kind, r) for r in self._held]
+            self._table.write_batch(pyarrow.RecordBatch.from_pylist(packed, schema=schema))
+        except (UnicodeEncodeError, pyarrow.ArrowException) as error:
+            raise DataError(f"{self._path}: rows up to {self.count}: {error}") from error
+        self._held = []
+
+
+@contextlib.contextmanager
+def writer(path: str | os.PathLike[str], kind: str = "") -> Iterator[Writer]:
+    """A file that is there once all is written: JSONL (gzipped or not) of rows or records, Parquet of records.
+
+    `kind` is needed only for a Parquet file that may stay empty.
+    """
     path = Path(path).expanduser()
-    if ending(path) == ".parquet":
-        raise UserError(f"{path}: rows that are no records are written as {' or '.join(ENDINGS[:2])}")
-    with _whole(path) as partial:
-        count = 0
+    ending(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
         with open(partial, "wb") as raw:
-            zipped = gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) if ending(path) != ".jsonl" else None
-            out = cast("IO[bytes]", zipped or raw)
-            for row in rows:
-                out.write(_encoded(row))
-                count += 1
-            if zipped:
-                zipped.close()
-            raw.flush()
-            os.fsync(raw.fileno())
-    return count
+            out = Writer(raw, path, kind)
+            yield out
+            out.close()
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _encoded(row: Mapping[str, Any]) -> bytes:
@@ -135,18 +191,6 @@ def _encoded(row: Mapping[str, Any]) -> bytes:
         return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(f"a text holds half of a surrogate pair ({error.object[error.start]!a}): {row!r:.80}") from None
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file beside the one that is wanted, which takes its place once all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -179,31 +223,10 @@ def write_records(path: str | os.PathLike[str], rows: Iterable[Record], kind: st
 
     `kind` is needed only where there may be no rows at all.
     """
-    path = Path(path).expanduser()
-    if ending(path) != ".parquet":
-        return write_rows(path, (r.to_json() for r in rows))
-    import pyarrow
-    from pyarrow import parquet
-
-    given = iter(rows)
-    first = list(islice(given, 1))
-    kind = kind or (kind_name(first[0]) if first else "")
-    if not kind:
-        raise UserError(f"{path}: an empty Parquet file must be told what its rows would be")
-    schema = _schema(kind)
-    count, everything = 0, chain(first, given)
-    with _whole(path) as partial:
-        with parquet.ParquetWriter(partial, schema, compression="zstd") as out:
-            while some := list(islice(everything, GROUP)):
-                try:
-                    packed = [_packed(kind, r) for r in some]
-                    out.write_batch(pyarrow.RecordBatch.from_pylist(packed, schema=schema))
-                except (UnicodeEncodeError, pyarrow.ArrowException) as error:
-                    raise DataError(f"{path}: rows {count + 1} to {count + len(some)}: {error}") from error
-                count += len(some)
-        with open(partial, "rb+") as done:
-            os.fsync(done.fileno())
-    return count
+    with writer(path, kind) as out:
+        for row in rows:
+            out(row)
+    return out.count
 
 
 def kind_name(record: Record) -> str:
