@@ -128,7 +128,7 @@ def test_a_file_that_is_not_there_is_said_in_one_line(run: Run, verb: str) -> No
 
 def test_a_recipe_can_compile(tmp_path: Path, run: Run) -> None:
     Path("r.yaml").write_text(
-        "stages:\n  rows:\n    method: compile\n    data: rankings.jsonl\n    rule: dpo-best-worst\n    merge: tideman\n",
+        "stages:\n  rows: {method: compile, data: rankings.jsonl, rule: dpo-best-worst, merge: tideman}\n",
         encoding="utf-8",
     )
     assert main(["run", "r.yaml"]) == 0

@@ -174,7 +174,7 @@ def test_memory_grows_with_ties_and_not_with_rows(tmp_path: Path) -> None:
         path = tmp_path / f"{count}.jsonl"
         with storage.writer(path) as out:
             for n in range(count):
-                out({"prompt": f"question {n % 50} " + "of some length " * 400, "author_hash": f"a{n % 50}", "n": n})
+                out({"prompt": f"question {n % 50} " + "x" * 6000, "author_hash": f"a{n % 50}", "n": n})
         tracemalloc.start()
         splits.split(path, tmp_path / str(count), SHARES)
         most = tracemalloc.get_traced_memory()[1]

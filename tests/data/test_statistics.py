@@ -123,7 +123,7 @@ def test_rows_that_cannot_be_used_are_counted_and_the_first_is_told(tmp_path: Pa
     found = statistics.of_file(tmp_path / "a.jsonl")
     assert (found["rows"], found["unusable"]) == (1, 2)
     assert found["first_unusable"].endswith("a.jsonl:2: field 'prompt' is empty")
-    storage.write_rows(tmp_path / "b.jsonl", [{"prompt": ""}])
+    storage.write_rows(tmp_path / "b.jsonl", [{"prompt": "", "answer": "a"}])
     with pytest.raises(DataError, match="has no rows that can be used"):
         statistics.of_file(tmp_path / "b.jsonl")
 
@@ -143,7 +143,8 @@ EVIL = '<script>alert(1)</script>"&\u202e'
 
 
 def test_the_page_is_one_file_and_what_rows_say_stays_text(tmp_path: Path) -> None:
-    storage.write_rows(tmp_path / "a.jsonl", [{"prompt": EVIL, "answer": EVIL, "category": EVIL}, {"prompt": ""}])
+    evil = {"prompt": EVIL, "answer": EVIL, "category": EVIL}
+    storage.write_rows(tmp_path / "a.jsonl", [evil, {**evil, "category": "chat"}, {"prompt": "", "answer": "a"}])
     storage.write_rows(tmp_path / "b.jsonl", [{"prompt": "fine", "answer": "well", "category": "chat"}] * 2)
     found = [statistics.of_file(tmp_path / f"{n}.jsonl") for n in "ab"]
     for some in (found[:1], found):
