@@ -90,6 +90,13 @@ def test_an_edit_stands_above_what_it_was_made_from() -> None:
         opinions.edited(PROMPT, AB[0], "a")
 
 
+def test_a_critique_keeps_its_text_and_orders_nothing() -> None:
+    j = opinions.critiqued(PROMPT, AB, "Both are vague.", rater={"id": "r"})
+    assert (j.kind, j.raw, words_of(j)) == ("critique", "Both are vague.", [["a", "b"]])
+    with pytest.raises(DataError, match="not empty"):
+        opinions.critiqued(PROMPT, AB, " ")
+
+
 FIRST: dict[str, Any] = {"order_shown": (0, 1)}
 SECOND: dict[str, Any] = {"order_shown": (1, 0)}
 A, B, TIE = ((0,), (1,)), ((1,), (0,)), ((0, 1),)

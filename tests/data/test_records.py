@@ -291,5 +291,14 @@ def test_plain_rows_are_read_as_what_they_seem(tmp_path: Path, row: dict[str, An
         assert (prompt.category, prompt.author_hash) == ("chat", "h")
 
 
+def test_a_plain_ranking_keeps_who_judged_it_and_by_which_guideline(tmp_path: Path) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "rater": "ann", "guideline": "2", "all_bad": True}
+    storage.write_rows(tmp_path / "a.jsonl", [row])
+    (found,) = storage.open_rows(tmp_path / "a.jsonl")
+    j = found.record
+    assert isinstance(j, Judgment)
+    assert (j.rater, j.guideline, j.all_bad, found.plain) == ({"id": "ann"}, "2", True, row)
+
+
 def _user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}

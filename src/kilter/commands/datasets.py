@@ -98,7 +98,7 @@ def stats(args: argparse.Namespace) -> None:
 
 def _show_stats(found: Sequence[Mapping[str, Any]]) -> None:
     from kilter.data.statistics import apart
-    from kilter.reporting.datasets import MIXES, lines, names
+    from kilter.reporting.datasets import MIXES, lines, names, ordered
     from kilter.terminal import console
 
     out = console()
@@ -107,7 +107,7 @@ def _show_stats(found: Sequence[Mapping[str, Any]]) -> None:
         shares = [f.get(name, {}) for f in found]
         if all(len(s) < 2 for s in shares) and shares[0] == shares[-1]:
             continue
-        order = sorted({n for s in shares for n in s}, key=lambda n: (-max(s.get(n, 0.0) for s in shares), n))
+        order = ordered(name, shares)
         rows = [[n, *(f"{100 * s.get(n, 0.0):.1f} %" for s in shares)] for n in order[:12]]
         if len(order) > 12:
             rows.append([f"{len(order) - 12} more"])

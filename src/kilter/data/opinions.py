@@ -2,7 +2,7 @@
 
 Two answers     a scale of points (Anthropic's 8), words (Llama 2's four), a signed scale (HelpSteer's -3 to 3)
 Each answer     thumbs, a rating, ratings of several aspects
-An answer       edited: what was written anew stands above what it was made from
+An answer       edited: what was written anew stands above what it was made from; a critique orders nothing
 Twice           both orders of presentation by one judge
 """
 
@@ -131,6 +131,14 @@ def edited(prompt: Prompt, original: Candidate, answer: str, **said: Any) -> Jud
         prompt_id=prompt.id, answer=answer, parent=original.id, generator={"edited_by": said.get("rater", {})}
     )
     return Judgment(kind="edit", prompt=prompt, candidates=(original, made), tiers=((1,), (0,)), **said)
+
+
+def critiqued(prompt: Prompt, answers: Candidates, text: str, **said: Any) -> Judgment:
+    """A text about answers: it is kept as it was written and says nothing of their order, so all are tied."""
+    if not text.strip():
+        raise DataError("a critique must be a text that is not empty")
+    tiers = (tuple(range(len(answers))),)
+    return Judgment(kind="critique", prompt=prompt, candidates=tuple(answers), tiers=tiers, raw=text, **said)
 
 
 def both_orders(first: Judgment, second: Judgment, rule: str = "tie") -> Judgment:

@@ -405,6 +405,8 @@ def parse(kind: str, row: Mapping[str, Any], where: str) -> Record:
         read = forms.demonstration if kind == "demonstrations" else _judged
         found = read(row, where)
         said = {k: row[k] for k in ("rater", "guideline", "seconds", "all_bad", "extra") if k in row}
+        if isinstance(said.get("rater"), str):
+            said["rater"] = {"id": said["rater"]}
         known = {f.name for f in dataclasses.fields(found)}
         made = dataclasses.replace(
             found, prompt=_lifted(found.prompt, row), id="", **{k: v for k, v in said.items() if k in known}

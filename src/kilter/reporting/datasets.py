@@ -55,15 +55,28 @@ def page(found: Found) -> Html:
 
 
 def _sections(found: Found) -> list[Section]:
-    lead = "Prompts with the same author, group or text hang together; agreement is taken where raters overlap."
+    lead = "Agreement is over pairs of answers that several raters judged, with 95 % intervals over prompts."
     mixes = [_mix(name, heading, found) for name, heading in MIXES.items()]
     spreads = [_spread(name, heading, found) for name, heading in SPREADS.items()]
     return [
-        Section("figures", "Figures", _figures(found), lead if len(found) == 1 else ""),
-        Section("mix", "What is asked", join(mixes)),
-        Section("lengths", "Lengths", join(spreads), "From each number of words to the next: the share of rows."),
+        Section("figures", "Figures", _figures(found), lead if any(f.get("agreement") for f in found) else ""),
+        Section("mix", "What the rows are", _stacked(mixes)),
+        Section("lengths", "Lengths", _stacked(spreads), "From each number of words to the next: the share of rows."),
         Section("provenance", "Provenance", _provenance(found), "The share of rows that say where they come from."),
     ]
+
+
+def _stacked(cards: Sequence[Html | None]) -> Html:
+    kept = [c for c in cards if c]
+    return el("div", *kept, style="display: grid; gap: 16px") if kept else Html("")
+
+
+def ordered(name: str, shares: Sequence[Mapping[str, float]]) -> list[str]:
+    """The names of a mix: numbers in their order, other names by their largest share."""
+    found = {n for s in shares for n in s}
+    if name == "answers":
+        return sorted(found, key=lambda n: (not n.isdecimal(), int(n) if n.isdecimal() else 0))
+    return sorted(found, key=lambda n: (-max(s.get(n, 0.0) for s in shares), n))
 
 
 def names(found: Found) -> list[str]:
@@ -133,7 +146,7 @@ def _mix(name: str, heading: str, found: Found) -> Html | None:
     shares = [f.get(name, {}) for f in found]
     if all(len(s) < 2 for s in shares) and shares[0] == shares[-1]:
         return None
-    order = sorted({n for s in shares for n in s}, key=lambda n: (-max(s.get(n, 0.0) for s in shares), n))
+    order = ordered(name, shares)
     rows = _rows([(n, [s.get(n, 0.0) for s in shares]) for n in order[:MOST]], found)
     rest = f"{len(order) - MOST} more names are not drawn." if len(order) > MOST else ""
     return card(el("h3", heading), bars(rows, heading), paragraphs(rest) if rest else None)
