@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kilter.data.records import Judgment
 
-HELD = 100_000
+HELD = 20_000
 """Judgments that are grouped in memory; more go through files of buckets in a temporary folder."""
 BUCKETS = 256
 

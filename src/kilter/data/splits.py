@@ -30,15 +30,18 @@ COMPACT = 1 << 20
 """Ties that are gathered before repeated ones are dropped."""
 
 
-def nodes(record: Record, by: Sequence[str]) -> list[int]:
+def nodes(record: Record, by: Sequence[str]) -> Iterator[int]:
     """What a row hangs on, as numbers whose order is author, group, prompt, and by hash within each."""
     prompt = prompt_of(record)
-    found = [("prompt", prompt_key(record))]
-    if prompt is not None:
-        found += [("group", prompt.split_group)] if "group" in by and prompt.split_group else []
-        found += [("author", prompt.author_hash)] if "author" in by and prompt.author_hash else []
-    place = {"author": 0, "group": 1, "prompt": 2}
-    return [place[what] << 62 | hashed(what, name) >> 2 for what, name in reversed(found)]
+    if prompt is not None and "author" in by and prompt.author_hash:
+        yield _node(0, prompt.author_hash)
+    if prompt is not None and "group" in by and prompt.split_group:
+        yield _node(1, prompt.split_group)
+    yield _node(2, prompt_key(record))
+
+
+def _node(place: int, name: str) -> int:
+    return place << 62 | hashed(place, name) >> 2
 
 
 class Components:
@@ -132,7 +135,7 @@ def split(
     tied = Components()
     for row in storage.open_rows(path, kind, "reading"):
         kind = kind or storage.kind_name(row.record)
-        tied.tie(nodes(row.record, by))
+        tied.tie(list(nodes(row.record, by)))
     tied.close()
     own = bool(storage.stored_kind(path))
     ending = ".jsonl" if storage.ending(path) == ".parquet" and not own else storage.ending(path)
@@ -141,7 +144,7 @@ def split(
     with ExitStack() as stack:
         files = {n: stack.enter_context(storage.writer(f, kind)) for n, f in found.files.items()}
         for row in storage.open_rows(path, kind, "splitting"):
-            root = tied.root(nodes(row.record, by)[0])
+            root = tied.root(next(nodes(row.record, by)))
             name = share_of(root, shares, seed)
             files[name](row.record if own else row.plain)
             found.rows[name] += 1
