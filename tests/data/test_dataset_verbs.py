@@ -107,6 +107,9 @@ def test_compile_writes_rows_by_a_rule_after_merging_by_another(run: Run) -> Non
     weights = ("--merge", "rater-weighted", "--weights", "r1=1,r2=1,r3=3")
     run("compile", "rankings.jsonl", "--rule", "best", *weights, "--out", "p.jsonl")
     assert {r["answer"] for r in rows_of("p.jsonl")} == {"c"}
+    storage.write_rows("l.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c", "license": n} for n in ("MIT", "")])
+    _, out, _ = run("compile", "l.jsonl", "--rule", "pairs", "--out", "p.jsonl")
+    assert "the rows stand under different licences: 1 under MIT, 1 under none stated" in out
     assert "did you mean 'pairs'" in run("compile", "rankings.jsonl", "--rule", "pair", "--out", "p.jsonl")[2]
     assert (
         "--weights are for" in run("compile", "a.jsonl", "--rule", "pairs", "--weights", "r=1", "--out", "p.jsonl")[2]

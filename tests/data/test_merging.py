@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import permutations
 from typing import Any
@@ -233,6 +234,16 @@ def test_raters_without_an_id_count_each() -> None:
     group = [judgment(((0,), (1,))), judgment(((0,), (1,))), judgment(((1,), (0,)))]
     merged = merge(group, "majority")
     assert (words_of(merged), merged.extra["votes"]) == ([["0"], ["1"]], 3)
+
+
+def test_a_merger_carries_the_strictest_licence_of_its_judgments() -> None:
+    one, other = by("r1", ((0,), (1,))), by("r2", ((0,), (1,)), extra={"license": "cc-by-nc-4.0"})
+    prompt = dataclasses.replace(one.prompt, license="MIT")
+    group = [dataclasses.replace(j, prompt=prompt) for j in (one, other)]
+    assert merge(group, "majority").extra["license"] == "CC-BY-NC-4.0"
+    assert (
+        "license" not in merge([group[0], dataclasses.replace(group[0], id="", rater={"id": "r3"})], "majority").extra
+    )
 
 
 def test_what_cannot_be_merged_is_refused() -> None:

@@ -315,3 +315,6 @@ def compile_rows(args: argparse.Namespace) -> None:
     for reason, n in note.without.most_common():
         _say(f"  {n:,} judgments give no row: {reason}")
     _say(f"written to {out}, under {note.to_json()['licence']}")
+    if len(note.licences) > 1:
+        told = ", ".join(f"{n:,} under {name or 'none stated'}" for name, n in note.licences.most_common())
+        _say(f"the rows stand under different licences: {told}")

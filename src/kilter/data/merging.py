@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from kilter.data.judgments import tiers_from_scores, verdicts
-from kilter.data.keys import Hashes, hashed, raters_of
+from kilter.data.keys import Hashes, hashed, licence_of, raters_of
+from kilter.data.licences import strictest
 from kilter.data.records import Candidate, Judgment
 from kilter.errors import DataError, UserError, nearest
 
@@ -76,8 +77,19 @@ def merge(
         all_bad=2 * len(told) > len(group),
         rater={"id": f"merged-{rule}", "type": "merged", "rule": rule, "raters": raters_of(group)},
         guideline=group[0].guideline if len({j.guideline for j in group}) == 1 else "",
-        extra={"merged": sorted(j.id for j in group), "votes": len(group), "sided_with": sided(votes, tiers)},
+        extra={
+            "merged": sorted(j.id for j in group),
+            "votes": len(group),
+            "sided_with": sided(votes, tiers),
+            **_licence(group),
+        },
     )
+
+
+def _licence(group: Sequence[Judgment]) -> dict[str, str]:
+    """The strictest licence, where the judgments do not all say the same."""
+    told = {licence_of(j) for j in group}
+    return {"license": strictest(told).name} if len(told) > 1 else {}
 
 
 def _check(judgments: Sequence[Judgment]) -> None:
