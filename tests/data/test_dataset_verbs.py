@@ -116,6 +116,16 @@ def test_compile_writes_rows_by_a_rule_after_merging_by_another(run: Run) -> Non
     )
 
 
+def test_both_orders_of_a_judge_become_one_judgment_before_they_are_compiled(run: Run) -> None:
+    both = [by("j", order, order_shown=shown, probability=sure) for order, shown, sure in (
+        (((0,), (1,)), (0, 1), 0.9), (((1,), (0,)), (1, 0), 0.6))]  # fmt: skip
+    storage.write_records("o.jsonl", both)
+    for rule, expected in (("tie", []), ("soft", [0.65])):
+        assert run("compile", "o.jsonl", "--rule", "pairs", "--orders", rule, "--out", "p.jsonl")[0] == 0
+        assert [r["probability"] for r in rows_of("p.jsonl")] == pytest.approx(expected)
+    assert "for both orders" in run("compile", "o.jsonl", "--rule", "pairs", "--orders", "x", "--out", "p.jsonl")[2]
+
+
 @pytest.mark.parametrize("verb", ["stats", "mix", "split", "leaks", "diff", "compile"])
 def test_a_file_that_is_not_there_is_said_in_one_line(run: Run, verb: str) -> None:
     rest = {

@@ -144,6 +144,22 @@ def test_both_orders_want_one_comparison() -> None:
         opinions.both_orders(by("j", A), by("j", B), "drop")
 
 
+def test_both_orders_by_one_rater_are_joined_and_nothing_else_is() -> None:
+    there, back = by("j", A, **FIRST), by("j", B, **SECOND)
+    other, alone, plain = by("k", A, **FIRST), by("j", A, "xy", **FIRST), by("j", A)
+    again = by("j", B, **FIRST)  # the same order once more is no other order
+    found = opinions.joined([there, other, alone, plain, back, again], "tie")
+    assert [words_of(j) for j in found] == [
+        [["0", "1"]],
+        [["0"], ["1"]],
+        [["x"], ["y"]],
+        [["0"], ["1"]],
+        [["1"], ["0"]],
+    ]
+    assert found[0].extra["orders"]["judgments"] == [there.id, back.id]
+    assert found[1:] == [other, alone, plain, again]
+
+
 def test_a_scale_for_two_answers_refuses_three() -> None:
     three: list[Candidate] = answers("a", "b", "c")
     for make in (lambda: opinions.on_scale(PROMPT, three, 1), lambda: opinions.signed(PROMPT, three, 1)):

@@ -293,6 +293,10 @@ def compile_arguments(parser: Arguments) -> None:
         "--weights", metavar="RATER=W,...", default="",
         help="weights of raters for rater-weighted (default: estimated from their agreement)",
     )  # fmt: skip
+    parser.add_argument(
+        "--orders", metavar="RULE", default="",
+        help="first make one judgment of both orders of two answers by one rater; where they disagree: tie or soft",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="FILE", required=True, help="the JSONL file to write")
     parser.add_argument("--seed", metavar="N", type=int, default=1, help=SEED)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -306,7 +310,7 @@ def compile_rows(args: argparse.Namespace) -> None:
         raise UserError("--weights are for --merge rater-weighted")
     from kilter.data.compile import compile_file
 
-    note = compile_file(path, out, args.rule, args.merge, args.seed, weights)
+    note = compile_file(path, out, args.rule, args.merge, args.seed, weights, args.orders)
     if args.json:
         _print_json(note.to_json())
         return

@@ -31,6 +31,7 @@ from kilter.data import groups, merging, storage
 from kilter.data import judgments as algebra
 from kilter.data.keys import licence_of, raters_of
 from kilter.data.licences import strictest
+from kilter.data.opinions import ORDERS, joined
 from kilter.data.records import Judgment, content_id
 from kilter.data.streams import draw
 from kilter.errors import UserError, nearest
@@ -75,19 +76,30 @@ def rows(groups: Iterable[Sequence[Judgment]], rule: str, seed: int = 1, note: C
 
 
 def compile_file(
-    path: Path, out: Path, rule: str, merge: str = "", seed: int = 1, weights: Mapping[str, float] | None = None
+    path: Path,
+    out: Path,
+    rule: str,
+    merge: str = "",
+    seed: int = 1,
+    weights: Mapping[str, float] | None = None,
+    orders: str = "",
 ) -> Compiled:
     """Compile a file of judgments, those of one prompt merged by a rule first where one is given.
 
+    With `orders`, `tie` or `soft`, both orders of one comparison by one rater are made one before (`opinions.joined`).
     Merging by rater-weighted takes the weights that are given, else it estimates them in a pass of its own.
     """
     if rule not in RULES:
         raise UserError(f"there is no rule {rule!r}{nearest(rule, RULES)}")
     if merge and merge not in merging.RULES:
         raise UserError(f"there is no rule {merge!r} to merge by{nearest(merge, merging.RULES)}")
+    if orders and orders not in ORDERS:
+        raise UserError(f"there is no rule {orders!r} for both orders{nearest(orders, ORDERS)}")
     if merge == "rater-weighted" and weights is None:
         weights = merging.rater_weights(_judgments(path, "weighing raters"))
     found = groups.by_prompt(_judgments(path, "reading"))
+    if orders:
+        found = (joined(group, orders) for group in found)
     if merge:
         found = ([merging.merge(group, merge, weights)] for group in found)
     note = Compiled()

@@ -18,6 +18,8 @@ from kilter.data.records import Candidate, Judgment, Prompt, is_number
 from kilter.errors import DataError, nearest
 
 Candidates = Sequence[Candidate]
+ORDERS = ("tie", "soft")
+"""What becomes of two orders of presentation that were judged differently."""
 
 
 def on_scale(prompt: Prompt, two: Candidates, point: int, points: int = 8, **said: Any) -> Judgment:
@@ -149,8 +151,8 @@ def both_orders(first: Judgment, second: Judgment, rule: str = "tie") -> Judgmen
     rule `tie` ties the answers, and rule `soft` keeps the mean as a certainty (a mean of one half is a tie). What is
     left between the two, from 0 to 1, is the residue: `extra["orders"]` holds it, the rule and both judgments' ids.
     """
-    if rule not in ("tie", "soft"):
-        raise DataError(f"rule {rule!r} for both orders is not one of its words{nearest(rule, ('tie', 'soft'))}")
+    if rule not in ORDERS:
+        raise DataError(f"rule {rule!r} for both orders is not one of its words{nearest(rule, ORDERS)}")
     _two(first.candidates)
     names = [c.id for c in first.candidates]
     if first.prompt.id != second.prompt.id or sorted(names) != sorted(c.id for c in second.candidates):
@@ -177,6 +179,27 @@ def both_orders(first: Judgment, second: Judgment, rule: str = "tie") -> Judgmen
         raw="",
         extra={**first.extra, "orders": note},
     )
+
+
+def joined(judgments: Sequence[Judgment], rule: str = "tie") -> list[Judgment]:
+    """Judgments of one prompt, those of the same two answers by one known rater in either order made one.
+
+    Which answer a judgment saw first must be noted in it; the others are left as they are.
+    """
+    waiting: dict[Any, int] = {}
+    out: list[Judgment] = []
+    for j in judgments:
+        if len(j.candidates) != 2 or not j.order_shown or not j.rater.get("id"):
+            out.append(j)
+            continue
+        first, second = (j.candidates[i].id for i in j.order_shown)
+        other = waiting.pop((j.rater["id"], second, first), None)
+        if other is None:
+            waiting[j.rater["id"], first, second] = len(out)
+            out.append(j)
+        else:
+            out[other] = both_orders(out[other], j, rule)
+    return out
 
 
 def _share(judgment: Judgment, name: str) -> float:

@@ -38,10 +38,12 @@ class Config:
     """What the rows are."""
     merge: Literal["", "majority", "bradley-terry", "tideman", "rater-weighted"] = ""
     """How several raters' judgments of one prompt become one; empty leaves each by itself."""
+    orders: Literal["", "tie", "soft"] = ""
+    """What becomes of two answers that one rater judged differently in either order; empty leaves both judgments."""
 
 
 def run(stage: Stage) -> None:
     """Write `rows.jsonl`, and note what gave no row."""
     c: Config = stage.config
-    note = compile_file(Path(c.data), stage.path(OUTPUT), c.rule, c.merge, stage.seed)
+    note = compile_file(Path(c.data), stage.path(OUTPUT), c.rule, c.merge, stage.seed, orders=c.orders)
     stage.extra["compiled"] = note.to_json()
