@@ -5,7 +5,8 @@ together, over any number of rows, goes to one share as a whole. Which share is 
 authors (the one of least hash; of a group or a prompt where there is no author). So adding rows moves no other row,
 unless they bring a new author to rows that were there, or tie together what stood apart.
 
-Memory: 16 bytes for each distinct tie between two of author, group and prompt, whatever the rows' size.
+Memory: 16 bytes for each distinct tie between two of author, group and prompt, and some seven times that while the
+parts are found, whatever the rows' size.
 """
 
 from __future__ import annotations
