@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from kilter import __version__
-from kilter.commands import llm, look, runs, talk
+from kilter.commands import datasets, llm, look, runs, talk
 from kilter.commands import serve as serving
 from kilter.commands.train import train
 from kilter.errors import KilterError, UserError, nearest
@@ -121,6 +121,45 @@ VERBS: dict[str, Verb] = {
             "kilter compare compare-methods",
             "kilter compare sandbox-seed1 sandbox-seed2 sandbox-seed3",
             "kilter compare sandbox:dpo sandbox:ppo sandbox-dpo.beta=0.1:dpo --price ranking=0.5",
+        ),
+    ),
+    "data stats": Verb(
+        "what a file of rows holds, or two files side by side: tasks, lengths, judgments, agreement, provenance",
+        datasets.stats_arguments,
+        datasets.stats,
+        ("kilter data stats rankings.jsonl", "kilter data stats vendor-a.jsonl vendor-b.jsonl --html pilots.html"),
+    ),
+    "data mix": Verb(
+        "rows of several files in stated shares, each with where it came from",
+        datasets.mix_arguments,
+        datasets.mix,
+        ("kilter data mix written.jsonl=0.7 harvested.jsonl=0.3 --n 10000 --out mix.jsonl",),
+    ),
+    "data split": Verb(
+        "train, validation and test files that have no author, group or prompt in common",
+        datasets.split_arguments,
+        datasets.split,
+        ("kilter data split prompts.jsonl --shares train=0.9,valid=0.05,test=0.05 --by author,group --out splits/",),
+    ),
+    "data leaks": Verb(
+        "what files share that should share nothing: authors, groups, prompts, long answers",
+        datasets.leaks_arguments,
+        datasets.leaks,
+        ("kilter data leaks train.jsonl test.jsonl",),
+    ),
+    "data diff": Verb(
+        "how two files of rows differ, by the rows' ids",
+        datasets.diff_arguments,
+        datasets.diff,
+        ("kilter data diff before.jsonl after.jsonl",),
+    ),
+    "data compile": Verb(
+        "training rows from judgments by a named rule, several raters' merged first by another",
+        datasets.compile_arguments,
+        datasets.compile_rows,
+        (
+            "kilter data compile rankings.jsonl --rule dpo-best-random --out pairs.jsonl",
+            "kilter data compile rankings.jsonl --rule pairs --merge tideman --out pairs.jsonl",
         ),
     ),
     "chat": Verb(

@@ -21,6 +21,7 @@ SHIPPED = PACKAGE / "recipes"
 ROOMS = {
     "sandbox": PACKAGE / "sandbox" / "build.py",
     "collect": PACKAGE / "feedback" / "collect.py",
+    "compile": PACKAGE / "feedback" / "compile.py",
     "best-of-n": PACKAGE / "synth" / "best_of_n.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
 }

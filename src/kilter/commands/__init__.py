@@ -6,6 +6,7 @@ look.py    doctor, plan
 talk.py    chat, sandbox show, sandbox export
 serve.py   serve
 llm.py     ask, calls
+datasets.py  data stats, data mix, data split, data leaks, data diff, data compile
 torch is imported only once there is something to compute.
 """
 

@@ -3,12 +3,26 @@
 A **Prompt** is what someone asks; a **Demonstration** is a prompt with an answer worth imitating; a **Candidate** is
 an answer some model gave, with all that produced it; a **Judgment** is what one rater said about several candidates.
 Records are frozen, their ids are hashes of their content, and keys kilter does not know travel along in `extra`.
+
+What an id covers (one that a file states is kept as it is):
+
+Text           the text
+Prompt         the messages
+Demonstration  the prompt's id and the answer
+Candidate      the prompt's id, the answer and the generator
+Judgment       the prompt's id, the kind; for each candidate its id, tier, place shown, rating, flag and aspects, in
+               whatever order they are listed; strength, probability, all-bad; the rater's id and the guideline
+
+So source, licence, author, language, raw text, seconds and `extra` can be added without any id changing.
+Who wrote and who judged stay with every row made from these (`author_hash`, the rater's id), so that all of one
+person's rows can be found and withdrawn.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import hmac
 import json
 import math
 import os
@@ -17,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from kilter.errors import DataError
+from kilter.errors import DataError, UserError, nearest
 
 Message = dict[str, str]
 """One turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
@@ -27,6 +41,44 @@ def content_id(*parts: Any) -> str:
     """A short stable id: the first 16 hex digits of the SHA-256 of the parts' canonical JSON."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+AUTHOR_KEY, AUTHOR_KEY_FILE = "KILTER_AUTHOR_KEY", "KILTER_AUTHOR_KEY_FILE"
+"""Environment variables: the secret that author hashes are keyed with, or a file that holds it. Never in a recipe."""
+LEAST_KEY = 16
+"""Fewest bytes of that secret: a shorter one could be guessed, and the hashes with it."""
+
+
+def author_key() -> bytes:
+    """The secret for `author_hash`, from the environment or from the file that the environment names."""
+    given, file = os.environ.get(AUTHOR_KEY, ""), os.environ.get(AUTHOR_KEY_FILE, "")
+    if given:
+        return _long_enough(given.encode(), f"the secret in {AUTHOR_KEY}")
+    if not file:
+        raise UserError(
+            f"authors can't be hashed without a secret of your own: set {AUTHOR_KEY}, or {AUTHOR_KEY_FILE} to a file "
+            f"that holds it ({LEAST_KEY} bytes or more, kept: another secret gives other hashes)"
+        )
+    try:
+        return _long_enough(Path(file).expanduser().read_bytes().strip(), f"the secret in {file}")
+    except OSError as error:
+        raise UserError(f"{AUTHOR_KEY_FILE}: {file} can't be read ({error.strerror})") from error
+
+
+def _long_enough(key: bytes, what: str) -> bytes:
+    if len(key) < LEAST_KEY:
+        raise UserError(f"{what} has {len(key)} bytes, but needs at least {LEAST_KEY} to be beyond guessing")
+    return key
+
+
+def author_hash(author: str, key: bytes) -> str:
+    """An author as 32 hex digits that nobody can turn back without the key: HMAC-SHA256, cut to 128 bits.
+
+    A plain hash could be turned back by hashing every known user name.
+    """
+    if not author:
+        return ""
+    return hmac.new(_long_enough(key, "the key"), author.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:32]
 
 
 class Record:
@@ -63,10 +115,15 @@ class Text(Record):
     """A document of a corpus."""
 
     text: str
+    id: str = ""
     source: str = ""
     license: str = ""
     lang: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", content_id(self.text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +157,14 @@ class Demonstration(Record):
 
     prompt: Prompt
     answer: str
+    id: str = ""
     generator: dict[str, Any] = field(default_factory=dict)
     """Who or what wrote the answer: as a candidate's, or a person's {"rater": ...}."""
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", content_id(self.prompt.id, self.answer))
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
@@ -129,6 +191,11 @@ class Candidate(Record):
             object.__setattr__(self, "id", content_id(self.prompt_id, self.answer, self.generator))
 
 
+KINDS = ("ranking", "pair", "rating", "flag", "edit", "critique")
+"""Kinds of judgment: several answers in order, two with strength, numbers, good or bad, an answer written anew (which
+stands above the old one), a text about answers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judgment(Record):
     """What one rater said about candidates of one prompt: a weak order, and whatever else the rater gave.
@@ -140,7 +207,10 @@ class Judgment(Record):
     candidates: tuple[Candidate, ...]
     tiers: tuple[tuple[int, ...], ...]
     kind: str = "ranking"
+    """One of `KINDS`."""
+    id: str = ""
     order_shown: tuple[int, ...] = ()
+    """Positions into `candidates` in the order in which the rater saw them; empty where nobody noted it."""
     strength: float | None = None
     """How far the best tier stands above the last, 0 or more."""
     ratings: tuple[float, ...] = ()
@@ -152,9 +222,13 @@ class Judgment(Record):
     aspects: tuple[dict[str, float | None], ...] = ()
     """Per candidate a number for each aspect that was asked for; None where the rater gave none."""
     all_bad: bool = False
+    """That none of the answers is any good; the order stands all the same."""
     rater: dict[str, Any] = field(default_factory=dict)
+    """Who judged: `id`, `type` ("person", "judge", "simulated", "merged"), and whatever else is known of them."""
     guideline: str = ""
+    """The revision of the instructions that the rater had."""
     raw: str = ""
+    """What the rater pressed or the judge wrote, before it was read."""
     seconds: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -164,6 +238,12 @@ class Judgment(Record):
             raise DataError(
                 f"tiers {self.tiers} of prompt {self.prompt.id!r} must name each of the {len(self.candidates)} "
                 "candidates exactly once"
+            )
+        if self.kind not in KINDS:
+            raise DataError(f"{self.kind!r} is no kind of judgment{nearest(str(self.kind), KINDS)}")
+        if self.order_shown and sorted(self.order_shown) != list(range(len(self.candidates))):
+            raise DataError(
+                f"order_shown {self.order_shown} must name each of the {len(self.candidates)} candidates exactly once"
             )
         self._check_ratings()
         if self.strength is not None and not (is_number(self.strength) and self.strength >= 0):
@@ -176,6 +256,31 @@ class Judgment(Record):
         known = all(isinstance(f, bool) or f is None for f in self.flags)
         if self.flags and not (known and len(self.flags) == len(self.candidates)):
             raise DataError(f"flags {self.flags} must hold true, false or null for each of the candidates")
+        if self.aspects and len(self.aspects) != len(self.candidates):
+            raise DataError(
+                f"aspects must hold one object for each of the {len(self.candidates)} candidates, got "
+                f"{len(self.aspects)}"
+            )
+        if not self.id:
+            object.__setattr__(self, "id", self._content())
+
+    def _content(self) -> str:
+        tier = {i: number for number, tied in enumerate([t for t in self.tiers if t]) for i in tied}
+        place = {i: number for number, i in enumerate(self.order_shown)}
+        said = [
+            [
+                c.id,
+                tier[i],
+                place.get(i),
+                _real(self.ratings[i]) if self.ratings else None,
+                self.flags[i] if self.flags else None,
+                {k: _real(v) for k, v in self.aspects[i].items()} if self.aspects else None,
+            ]
+            for i, c in enumerate(self.candidates)
+        ]
+        said.sort(key=lambda row: json.dumps(row, sort_keys=True))
+        rest = (_real(self.strength), _real(self.probability), self.all_bad, self.rater.get("id"), self.guideline)
+        return content_id(self.prompt.id, self.kind, said, *rest)
 
     def _check_ratings(self) -> None:
         if not self.ratings:
@@ -207,6 +312,11 @@ class Judgment(Record):
             "prompt": self.prompt.to_json(),
             "candidates": [c.to_json() for c in self.candidates],
         }
+
+
+def _real(value: Any) -> Any:
+    """A whole number as the float it equals: 4 and 4.0 say the same, and other formats know only one of them."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def is_number(value: Any) -> bool:

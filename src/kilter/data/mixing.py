@@ -1,0 +1,160 @@
+"""Rows of several files in stated shares, drawn without replacement, in two passes and bounded memory.
+
+Of each source the rows of least keyed hash are taken, so a row is in or out by its content and the seed alone. They are
+laid out in the order of their file, sources taking turns by a keyed draw in proportion to what each has left. A row
+keeps all it says, `source` too, and gains `mixed_from`, the file that it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kilter.data import storage
+from kilter.data.keys import Hashes, content_hash, hashed, licence_of
+from kilter.data.licences import conflict, normal, strictest
+from kilter.data.streams import draw
+from kilter.errors import UserError
+
+
+@dataclass
+class Part:
+    """What one source gives."""
+
+    path: Path
+    weight: float
+    wanted: int = 0
+    has: int = 0
+    taken: int = 0
+    licences: dict[str, int] = field(default_factory=dict)
+    """Rows taken under each licence, by its one name."""
+
+
+@dataclass
+class Mix:
+    """What was mixed."""
+
+    parts: list[Part]
+    rows: int
+    licence: str
+    """The strictest of all rows, which the file as a whole carries."""
+    conflict: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        parts = [{**p.__dict__, "path": str(p.path)} for p in self.parts]
+        return {"rows": self.rows, "licence": self.licence, "conflict": self.conflict, "parts": parts}
+
+
+def mix(
+    sources: Mapping[Path, float], n: int, out: Path, seed: int = 1, kind: str = "", mixed_licences: bool = False
+) -> Mix:
+    """Write `n` rows of the sources in the shares of their weights; a source that runs short gives all it has.
+
+    What it lacks is not made up by the others. Rows under different licences are refused, unless that is wanted.
+    """
+    _check(sources, n)
+    whole = sum(sources.values())
+    parts = [Part(path, weight) for path, weight in sources.items()]
+    for part, wanted in zip(parts, _rounded([n * p.weight / whole for p in parts], n), strict=True):
+        part.wanted = wanted
+    kinds = {path: kind or _kind_of(path) for path in sources}
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"{path} has {k}" for path, k in kinds.items())
+        raise UserError(f"rows of different kinds can't be mixed: {told}")
+    limits = [_limit(part, seed) for part in parts]
+    made = Mix(parts, 0, "")
+    with storage.writer(out, next(iter(kinds.values()))) as write:
+        for part, row in _woven(parts, limits, next(iter(kinds.values())), seed):
+            name = normal(licence_of(row.record, row.plain)).name
+            part.licences[name] = part.licences.get(name, 0) + 1
+            if storage.ending(out) == ".parquet":
+                plain = {**row.record.to_json(), "mixed_from": part.path.name}
+                write(storage.parse(storage.kind_name(row.record), plain, row.where))
+            else:
+                write({**row.plain, "mixed_from": part.path.name})
+        made.rows = write.count
+        made.licence, made.conflict = _licence(parts, mixed_licences)
+    return made
+
+
+def _check(sources: Mapping[Path, float], n: int) -> None:
+    if n < 1:
+        raise UserError(f"a mix of {n} rows is none: give at least 1")
+    if not sources or any(not (0 < w < float("inf")) for w in sources.values()):
+        raise UserError("each source needs a weight above 0")
+
+
+def _kind_of(path: Path) -> str:
+    first = next(iter(storage.open_rows(path)), None)
+    if first is None:
+        raise UserError(f"{path} has no rows")
+    return storage.kind_name(first.record)
+
+
+def _rounded(parts: list[float], n: int) -> list[int]:
+    """Whole numbers that sum to n, each next to its part: what is left goes to the largest remainders."""
+    whole = [int(p) for p in parts]
+    order = sorted(range(len(parts)), key=lambda i: (whole[i] - parts[i], i))
+    for i in order[: n - sum(whole)]:
+        whole[i] += 1
+    return whole
+
+
+def _mark(plain: Mapping[str, Any], seed: int) -> int:
+    return hashed("mix", seed, content_hash(plain))
+
+
+def _limit(part: Part, seed: int) -> tuple[int, int]:
+    """The greatest hash among the rows that are taken, and how many rows of just that hash are."""
+    held, most = Hashes(), max(1, part.wanted)
+    for _, plain in storage.read_rows(part.path, f"reading {part.path.name}"):
+        part.has += 1
+        held.add(_mark(plain, seed))
+        if len(held) >= 2 * most + 100_000:
+            held = Hashes(np.partition(held.numpy(), most - 1)[:most].tolist())
+    part.taken = min(part.wanted, part.has)
+    if not part.taken:
+        return 0, 0
+    least = np.sort(held.numpy())[: part.taken]
+    return int(least[-1]), int((least == least[-1]).sum())
+
+
+def _taken(part: Part, limit: tuple[int, int], kind: str, seed: int) -> Iterator[storage.Row]:
+    top, of_top = limit
+    for where, plain in storage.read_rows(part.path):
+        value = _mark(plain, seed)
+        if part.taken and (value < top or (value == top and of_top > 0)):
+            of_top -= value == top
+            yield storage.Row(where, plain, storage.parse(kind, plain, where))
+
+
+def _woven(
+    parts: list[Part], limits: list[tuple[int, int]], kind: str, seed: int
+) -> Iterator[tuple[Part, storage.Row]]:
+    rows = [_taken(part, limit, kind, seed) for part, limit in zip(parts, limits, strict=True)]
+    left = np.array([p.taken for p in parts])
+    rng = draw(seed, "mix")
+    for _ in range(int(left.sum())):
+        i = int(np.searchsorted(np.cumsum(left), rng.integers(left.sum()), side="right"))
+        left[i] -= 1
+        yield parts[i], next(rows[i])
+
+
+def _licence(parts: list[Part], mixed: bool) -> tuple[str, str]:
+    """The licence of the whole, and why its rows may not be passed on as one work; refuses what nobody asked for."""
+    names = {name for p in parts for name in p.licences}
+    if len(names) > 1 and not mixed:
+        told = "; ".join(
+            f"{p.path}: " + ", ".join(f"{count} under {name}" for name, count in sorted(p.licences.items()))
+            for p in parts
+            if p.licences
+        )
+        raise UserError(
+            f"rows under different licences are not mixed unless you say so ({told}); all of them would stand under "
+            f"the strictest, {strictest(names).name}: --mix-licences mixes them all the same"
+        )
+    return strictest(names).name, conflict(names)

@@ -1,0 +1,427 @@
+"""Files of records: JSONL, gzipped JSONL and Parquet, read a row at a time and written whole or not at all.
+
+A Parquet file has plain columns that other tools read: a prompt's messages as a list of {role, content}, its fields
+beside them, candidates as a list of structs, tiers as lists of positions. What has no fixed shape (`generator`,
+`rater`, `aspects`, `extra`) is JSON text. Where the plain columns can't hold a row exactly (a message of more keys),
+the column `exact` holds the whole row as JSON; it is empty otherwise. The file's metadata says what its rows are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from kilter.data import rows as forms
+from kilter.data.records import Candidate, Demonstration, Judgment, Prompt, Record, Text, parse_line
+from kilter.errors import DataError, UserError, nearest
+from kilter.progress import Bar
+
+RECORDS: dict[str, type[Record]] = {
+    "text": Text,
+    "prompts": Prompt,
+    "demonstrations": Demonstration,
+    "candidates": Candidate,
+    "rankings": Judgment,
+}
+"""What the rows of a file can be."""
+ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+GROUP = 4096
+"""Rows of a Parquet file that are in memory at a time."""
+MEGABYTE = 1_000_000
+LARGE = 20
+"""Megabytes from which reading a file shows a bar."""
+
+
+def ending(path: Path) -> str:
+    """Which of `ENDINGS` a path has; another one is refused."""
+    found = next((e for e in ENDINGS if path.name.lower().endswith(e)), "")
+    if not found:
+        raise UserError(f"{path}: its name must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    return found
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: str | os.PathLike[str], label: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of a file with its place (`file:line`, or `file:row 7`), one at a time; a large file shows a bar."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    read = _parquet_rows if ending(path) == ".parquet" else _lines
+    size = path.stat().st_size // MEGABYTE
+    if not label or size < LARGE:
+        yield from read(path, lambda _: None)
+        return
+    with Bar(label, size, "megabyte") as bar:
+        yield from read(path, lambda done: bar.advance(done // MEGABYTE - bar.count))
+
+
+def _lines(path: Path, at: Callable[[int], None]) -> Iterator[tuple[str, dict[str, Any]]]:
+    with open(path, "rb") as raw:
+        lines = cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if ending(path) == ".jsonl.gz" else raw
+        place = raw.tell if lines is not raw else None
+        done = 0
+        try:
+            for number, line in enumerate(lines, 1):
+                done += len(line)
+                if number % 1000 == 0:
+                    at(place() if place else done)
+                if line.strip():
+                    yield f"{path}:{number}", parse_line(line, f"{path}:{number}")
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise DataError(f"{path}: not whole gzip ({error}); copy or download it again") from error
+
+
+def _parquet_rows(path: Path, at: Callable[[int], None]) -> Iterator[tuple[str, dict[str, Any]]]:
+    file = _parquet_file(path)
+    kind = (file.schema_arrow.metadata or {}).get(b"kilter", b"").decode()
+    size, rows, number = path.stat().st_size, max(1, file.metadata.num_rows), 0
+    for batch in file.iter_batches(batch_size=GROUP):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}:row {number}", _unpacked(kind, row).to_json() if kind else row
+        at(size * number // rows)
+
+
+def _parquet_file(path: Path) -> Any:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def stored_kind(path: str | os.PathLike[str]) -> str:
+    """What a Parquet file of kilter's own says its rows are; empty for every other file."""
+    path = Path(path).expanduser()
+    if not path.is_file() or ending(path) != ".parquet":
+        return ""
+    return str((_parquet_file(path).schema_arrow.metadata or {}).get(b"kilter", b"").decode())
+
+
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write plain rows as JSONL, gzipped where the name says so; whole or not at all. Returns their number."""
+    with writer(path) as out:
+        for row in rows:
+            out(row)
+    return out.count
+
+
+class Writer:
+    """A file being written, a row at a time; what is not closed in good order is as if it had never been."""
+
+    def __init__(self, raw: IO[bytes], path: Path, kind: str) -> None:
+        self.count, self._raw, self._path, self._kind = 0, raw, path, kind
+        self._zip = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if ending(path) == ".jsonl.gz" else None
+        self._table: Any = None
+        self._held: list[Record] = []
+
+    def __call__(self, row: Mapping[str, Any] | Record) -> None:
+        self.count += 1
+        if ending(self._path) != ".parquet":
+            line = _encoded(row.to_json() if isinstance(row, Record) else row)
+            (self._zip or self._raw).write(line)
+        elif isinstance(row, Record):
+            self._held.append(row)
+            if len(self._held) == GROUP:
+                self._flush()
+        else:
+            raise UserError(f"{self._path}: rows that are no records are written as {' or '.join(ENDINGS[:2])}")
+
+    def close(self) -> None:
+        """Write what is held and the file's end."""
+        if ending(self._path) == ".parquet":
+            self._flush()
+            self._table.close()
+        if self._zip:
+            self._zip.close()
+        self._raw.flush()
+        os.fsync(self._raw.fileno())
+
+    def _flush(self) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        kind = self._kind or (kind_name(self._held[0]) if self._held else "")
+        if not kind:
+            raise UserError(f"{self._path}: an empty Parquet file must be told what its rows would be")
+        self._kind = kind
+        schema = _schema(kind)
+        self._table = self._table or parquet.ParquetWriter(self._raw, schema, compression="zstd")
+        try:
+            packed = [_packed(kind, r) for r in self._held]
+            self._table.write_batch(pyarrow.RecordBatch.from_pylist(packed, schema=schema))
+        except (UnicodeEncodeError, pyarrow.ArrowException) as error:
+            raise DataError(f"{self._path}: rows up to {self.count}: {error}") from error
+        self._held = []
+
+
+@contextlib.contextmanager
+def writer(path: str | os.PathLike[str], kind: str = "") -> Iterator[Writer]:
+    """A file that is there once all is written: JSONL (gzipped or not) of rows or records, Parquet of records.
+
+    `kind` is needed only for a Parquet file that may stay empty.
+    """
+    path = Path(path).expanduser()
+    ending(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as raw:
+            out = Writer(raw, path, kind)
+            yield out
+            out.close()
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _encoded(row: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"a text holds half of a surrogate pair ({error.object[error.start]!a}): {row!r:.80}") from None
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def read_records(path: str | os.PathLike[str], kind: str, label: str = "") -> Iterator[Record]:
+    """The records of a file that kilter wrote, one at a time; a row that is none says its place."""
+    if kind not in RECORDS:
+        raise UserError(f"there are no records of kind {kind!r}{nearest(kind, RECORDS)}")
+    stored = stored_kind(path)
+    if stored and stored != kind:
+        raise DataError(f"{path} holds {stored}, not {kind}")
+    for where, row in read_rows(path, label):
+        yield _record(kind, row, where)
+
+
+def _record(kind: str, row: Mapping[str, Any], where: str) -> Record:
+    try:
+        return RECORDS[kind].from_json(row)
+    except KeyError as error:
+        raise DataError(f"{where}: a record of {kind} needs {error} (row has {sorted(row)})") from error
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{where}: no record of {kind} ({error})") from error
+
+
+def write_records(path: str | os.PathLike[str], rows: Iterable[Record], kind: str = "") -> int:
+    """Write records of one kind in the format that the name asks for; returns their number.
+
+    `kind` is needed only where there may be no rows at all.
+    """
+    with writer(path, kind) as out:
+        for row in rows:
+            out(row)
+    return out.count
+
+
+def kind_name(record: Record) -> str:
+    """What a file of such records holds."""
+    return next(name for name, made in RECORDS.items() if type(record) is made)
+
+
+# --- Parquet's columns ------------------------------------------------------------------------------------------------
+
+_PROMPT = ("source", "author_hash", "category", "license", "lang", "split_group")
+"""A prompt's texts, which stand beside its messages in every file of records that hold a prompt."""
+_JSON = ("generator", "rater", "aspects", "extra")
+"""Fields without a fixed shape."""
+_PLAIN = {
+    "text": ("id", "text", "source", "license", "lang", "extra"),
+    "prompts": ("id", "messages", *_PROMPT, "extra"),
+    "demonstrations": ("id", "answer", "generator", "extra"),
+    "candidates": ("id", "prompt_id", "answer", "generator", "parent", "extra"),
+    "rankings": (
+        "id",
+        "candidates",
+        "tiers",
+        "kind",
+        "order_shown",
+        "strength",
+        "ratings",
+        "probability",
+        "flags",
+        "aspects",
+        "all_bad",
+        "rater",
+        "guideline",
+        "raw",
+        "seconds",
+        "extra",
+    ),
+}
+"""Columns of each kind that are fields of the same name."""
+_NESTED = {"prompt_id": "id", "messages": "messages", **{name: name for name in _PROMPT}, "prompt_extra": "extra"}
+"""Columns that are fields of the prompt in a demonstration or a judgment."""
+
+
+def _schema(kind: str) -> Any:
+    import pyarrow as pa
+
+    candidate = pa.struct([(name, pa.string()) for name in _PLAIN["candidates"]])
+    numbers, whole = pa.list_(pa.float64()), pa.list_(pa.int32())
+    types = {
+        "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
+        "candidates": pa.list_(candidate),
+        "tiers": pa.list_(whole),
+        "order_shown": whole,
+        "ratings": numbers,
+        "strength": pa.float64(),
+        "probability": pa.float64(),
+        "seconds": pa.float64(),
+        "flags": pa.list_(pa.bool_()),
+        "all_bad": pa.bool_(),
+    }
+    names = list(_PLAIN[kind])
+    if kind in ("demonstrations", "rankings"):
+        names[1:1] = list(_NESTED)
+    if kind == "rankings":
+        names.append("rater_id")
+    fields = [(name, types.get(name, pa.string())) for name in [*names, "exact"]]
+    return pa.schema(fields, metadata={"kilter": kind})
+
+
+def _packed(kind: str, record: Record) -> dict[str, Any]:
+    """A record as a row of plain columns, and as JSON where these do not give it back."""
+    row = _columns(kind, record)
+    row["exact"] = None
+    try:
+        same = _unpacked(kind, row) == record
+    except (TypeError, ValueError, KeyError, AttributeError):
+        same = False
+    return row if same else {**row, "exact": json.dumps(record.to_json(), ensure_ascii=False)}
+
+
+def _columns(kind: str, record: Any) -> dict[str, Any]:
+    row = {name: _cell(name, getattr(record, name)) for name in _PLAIN[kind]}
+    if kind in ("demonstrations", "rankings"):
+        row |= {column: _cell(name, getattr(record.prompt, name)) for column, name in _NESTED.items()}
+    if kind == "rankings":
+        row["rater_id"] = str(record.rater.get("id", ""))
+    return row
+
+
+def _cell(name: str, value: Any) -> Any:
+    if name in _JSON:
+        return json.dumps(value, ensure_ascii=False) if value else None
+    if name == "messages":
+        return [{"role": _text(m.get("role")), "content": _text(m.get("content"))} for m in value]
+    if name == "candidates":
+        return [_columns("candidates", c) for c in value]
+    if name in ("tiers", "order_shown", "ratings", "flags"):
+        return [list(v) if isinstance(v, tuple) else v for v in value]
+    return value
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _unpacked(kind: str, row: Mapping[str, Any]) -> Record:
+    if row.get("exact"):
+        return RECORDS[kind].from_json(json.loads(row["exact"]))
+    given = {name: _value(name, row[name]) for name in _PLAIN[kind] if row[name] is not None}
+    if kind in ("demonstrations", "rankings"):
+        prompt = {name: _value(name, row[column]) for column, name in _NESTED.items() if row[column] is not None}
+        given["prompt"] = prompt
+    if kind == "rankings":
+        given["candidates"] = [
+            {name: _value(name, c[name]) for name in _PLAIN["candidates"] if c[name] is not None}
+            for c in row["candidates"]
+        ]
+    return RECORDS[kind].from_json(given)
+
+
+def _value(name: str, value: Any) -> Any:
+    return json.loads(value) if name in _JSON else value
+
+
+# --- any rows that kilter knows ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as it stands in its file, and what it says."""
+
+    where: str
+    plain: dict[str, Any]
+    record: Record
+
+
+def open_rows(path: str | os.PathLike[str], kind: str = "", label: str = "") -> Iterator[Row]:
+    """Rows of a file as records, kilter's own or plain ones (`data/rows.py`), one at a time.
+
+    Without a kind, the first row tells what all of them are. A row that can't be used raises with its place.
+    """
+    for where, row in read_rows(path, label):
+        kind = kind or kind_of(row)
+        yield Row(where, row, parse(kind, row, where))
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """What a row seems to be, by its keys."""
+    messages = row.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages and isinstance(messages[-1], Mapping) else {}
+    if row.keys() & {"candidates", "answers", "chosen", "rating", "score", "label"}:
+        return "rankings"
+    if "prompt_id" in row and "answer" in row and not row.keys() & set(forms.PROMPTS):
+        return "candidates"
+    if row.keys() & set(forms.ANSWERS) or last.get("role") == "assistant":
+        return "demonstrations"
+    return "text" if "text" in row and not row.keys() & set(forms.PROMPTS) else "prompts"
+
+
+def parse(kind: str, row: Mapping[str, Any], where: str) -> Record:
+    """A row as a record of a kind; what is said of a prompt beside a plain row's own prompt goes to the prompt."""
+    if kind not in RECORDS:
+        raise UserError(f"there are no records of kind {kind!r}{nearest(kind, RECORDS)}")
+    asked = row.get("prompt")
+    own = {
+        "text": "text" in row and isinstance(row["text"], str),
+        "prompts": isinstance(row.get("messages"), list) and "id" in row,
+        "candidates": True,
+    }.get(kind, isinstance(asked, Mapping) and "messages" in asked and ("answer" in row or "candidates" in row))
+    if own:
+        return _record(kind, row, where)
+    try:
+        if kind == "text":
+            return Text(text=forms.text(row, where))
+        if kind == "prompts":
+            return _lifted(forms.prompt(row, where), row)
+        read = forms.demonstration if kind == "demonstrations" else _judged
+        found = read(row, where)
+        said = {k: row[k] for k in ("rater", "guideline", "seconds", "all_bad", "extra") if k in row}
+        if isinstance(said.get("rater"), str):
+            said["rater"] = {"id": said["rater"]}
+        known = {f.name for f in dataclasses.fields(found)}
+        made = dataclasses.replace(
+            found, prompt=_lifted(found.prompt, row), id="", **{k: v for k, v in said.items() if k in known}
+        )
+        return cast("Record", made)
+    except DataError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{where}: malformed row ({type(error).__name__}: {error})") from error
+
+
+def _judged(row: Mapping[str, Any], where: str) -> Judgment:
+    return forms.labelled(row, where) if "label" in row else forms.judgment(row, where)
+
+
+def _lifted(prompt: Prompt, row: Mapping[str, Any]) -> Prompt:
+    found = {k: row[k] for k in _PROMPT if isinstance(row.get(k), str) and not getattr(prompt, k)}
+    return dataclasses.replace(prompt, **found) if found else prompt
