@@ -22,6 +22,7 @@ ROOMS = {
     "sandbox": PACKAGE / "sandbox" / "build.py",
     "collect": PACKAGE / "feedback" / "collect.py",
     "best-of-n": PACKAGE / "synth" / "best_of_n.py",
+    "curate": PACKAGE / "data" / "curate" / "stage.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""

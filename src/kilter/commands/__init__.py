@@ -4,6 +4,7 @@ runs.py    demo, run, report, compare, recipes, init
 train.py   train METHOD
 look.py    doctor, plan
 talk.py    chat, sandbox show, sandbox export
+curate.py  data curate
 torch is imported only once there is something to compute.
 """
 
