@@ -17,20 +17,21 @@ SHOWN = 4
 
 def curation_sections(run: Run) -> list[Section]:
     """One section for each stage that curated."""
-    found = [s for s in run.of_method("curate") if rows(s.curation.get("steps"))]
+    found = [s for s in run.of_method("curate") if rows(s.curation.get("steps")) or s.curation.get("failed")]
     return [_section(run, stage, "curation" if n == 0 else f"curation-{stage.name}") for n, stage in enumerate(found)]
 
 
 def _section(run: Run, stage: StageFiles, name: str) -> Section:
     steps = rows(stage.curation.get("steps"))
     begun, kept = figure(stage.curation.get("rows")), figure(stage.curation.get("kept"))
-    lead = (
-        f"{count(kept)} of {count(begun)} rows stayed. Each bar is what a step left; the paler end is what it dropped."
-    )
+    lead = "Each bar is what a step left; the paler end is what it dropped."
+    if begun is not None and kept is not None:
+        lead = f"{count(kept)} of {count(begun)} rows stayed. {lead}"
     body = join(
         [
-            card(waterfall(steps)),
+            card(waterfall(steps)) if steps else None,
             el("div", paragraphs(*_told(stage)), class_="notes"),
+            _failed(stage),
             *(part for step in steps if (part := _step(run, step))),
         ]
     )
@@ -50,6 +51,25 @@ def _told(stage: StageFiles) -> list[str]:
     elif checked:
         out.append("These rows were not checked against any benchmark.")
     return out
+
+
+def _failed(stage: StageFiles) -> Html | None:
+    """What the step that refused had found."""
+    failed = mapping(stage.curation.get("failed"))
+    found = _report(mapping(failed.get("report")), str(failed.get("step")))
+    return folded(el("b", str(failed.get("step"))), found, kind="setting", shown=True) if found else None
+
+
+def _report(report: dict[str, Any], name: str) -> Html | None:
+    """What a step says of itself: a measure on each line; measures with parts as a table of their own."""
+    plain = [[key, clipped(_plain(v), 600)] for key, v in report.items() if key != "table" and v not in ({}, [], None)]
+    parts = [table(["what", "found"], plain, f"What {name} found", "settings")] if plain else []
+    measured = {key: mapping(value) for key, value in mapping(report.get("table")).items()}
+    if measured:
+        head = list(dict.fromkeys(k for row in measured.values() for k in row))
+        body = [[key, *(_plain(row.get(k)) for k in head)] for key, row in measured.items()]
+        parts.insert(0, table(["measure", *head], body, f"Measures of {name}", "settings"))
+    return join(parts) if parts else None
 
 
 def waterfall(steps: list[dict[str, Any]]) -> Html:
@@ -95,9 +115,10 @@ def _waterfall(steps: list[dict[str, Any]], width: int, begun: float, label: str
 def _step(run: Run, step: dict[str, Any]) -> Html | None:
     """The reasons and a few examples of one step."""
     reasons, notes = mapping(step.get("reasons")), mapping(step.get("notes"))
-    if not reasons and not notes:
-        return None
     name = str(step.get("step"))
+    report = _report(mapping(step.get("report")), name)
+    if not reasons and not notes and not report:
+        return None
     counts = [[reason, count(figure(n))] for reason, n in reasons.items()]
     counts += [[f"{reason} (kept, noted)", count(figure(n))] for reason, n in notes.items()]
     shown = rows(step.get("examples"))[:SHOWN]
@@ -114,8 +135,9 @@ def _step(run: Run, step: dict[str, Any]) -> Html | None:
     total = f" {count(figure(step.get('dropped')))} dropped"
     return folded(
         join([el("b", name), el("span", total, class_="aside")]),
-        table(["reason", "rows"], counts, f"Reasons of {name}", "settings"),
+        table(["reason", "rows"], counts, f"Reasons of {name}", "settings") if counts else None,
         examples if body else None,
+        report,
         kind="setting",
     )
 
@@ -135,9 +157,11 @@ def _evidence(example: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
+    if value is None:
+        return DASH
     amount = figure(value)
     if amount is not None:
         return number(amount)
     if isinstance(value, dict):
         return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)

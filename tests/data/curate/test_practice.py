@@ -49,10 +49,8 @@ def test_rows_without_an_author_are_noted_or_dropped(make: Any) -> None:
 def test_prompts_that_begin_alike_leave_one(make: Any) -> None:
     head = "You are a helpful clerk in a shop for teas and must answer every question of the customer in one line. "
     assert len(head) > 100
-    rows = [
-        make.prompt(t)
-        for t in (head + "Which tea?", "Which tea?", head + "Is it open?", head[:60] + " and quite another end")
-    ]
+    texts = (head + "Which tea?", "Which tea?", head + "Is it open?", head[:60] + " and quite another end")
+    rows = [make.prompt(t) for t in texts]
     found, report = make.run(prefixes, rows, prefixes.Config())
     (drop,) = make.drops(found)
     assert drop.id in (rows[0].id, rows[2].id)

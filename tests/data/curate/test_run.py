@@ -133,6 +133,32 @@ def test_other_steps_or_rows_begin_anew(data: Path, tmp_path: Path) -> None:
     assert curated(data, out, ["exact"])["rows"] == 10
 
 
+def test_a_gate_that_fails_leaves_its_table_and_costs_only_itself_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"prompt": f"q {i}", "chosen": f"a long answer of many words {i}", "rejected": f"no {i}"} for i in range(40)
+    ]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(DataError, match=r"bias: the longer answer is chosen in 100\.0%"):
+        curated(tmp_path / "pairs.jsonl", tmp_path / "out", ["exact", "bias"])
+    told = json.loads((tmp_path / "out/curation.json").read_text())
+    assert told["failed"]["step"] == "bias"
+    assert told["failed"]["report"]["table"]["longer"]["verdict"] == "over"
+    assert not (tmp_path / "out/kept.jsonl").exists()
+    monkeypatch.setattr(run.Step, "outcomes", _only(run.Step.outcomes, "bias"))
+    made = curated(tmp_path / "pairs.jsonl", tmp_path / "out", ["exact", {"bias": {"action": "report"}}])
+    assert made["kept"] == 40
+
+
+def _only(real: Any, name: str) -> Any:
+    def outcomes(self: Any, rows: Any, report: Any) -> Any:
+        assert self.name == name, f"{self.name} was done again"
+        return real(self, rows, report)
+
+    return outcomes
+
+
 def test_unreadable_rows_are_told_and_bounded(data: Path, tmp_path: Path) -> None:
     with open(data, "a", encoding="utf-8") as out:
         out.write('{"prompt": "x", "answer": ""}\n')
@@ -265,6 +291,23 @@ def test_a_recipe_curates_and_reports(data: Path, tmp_path: Path) -> None:
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "not checked against any benchmark" in page
+
+
+def test_a_failed_gate_stands_in_the_report_with_its_measures(tmp_path: Path) -> None:
+    from kilter import pipeline, report
+
+    rows = [
+        {"prompt": f"q {i}", "chosen": f"a long answer of many words {i}", "rejected": f"no {i}"} for i in range(40)
+    ]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"name: mine\nstages:\n  curate:\n    data: {tmp_path}/pairs.jsonl\n    steps: [near, bias]\n")
+    with pytest.raises(DataError, match="the longer answer"):
+        pipeline.run(str(recipe), runs_dir=str(tmp_path / "runs"))
+    page = Path(report.write(tmp_path / "runs/mine")).read_text()
+    assert "The build failed at bias" in page
+    assert "too few to tell" in page or "over" in page
+    assert "looked_at" in page  # the curve of the index
 
 
 def test_a_recipe_with_wrong_steps_is_refused_before_it_runs(data: Path, tmp_path: Path) -> None:

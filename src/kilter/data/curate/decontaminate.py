@@ -10,6 +10,7 @@ must still be long. A file of verdicts by people overrules either way.
 from __future__ import annotations
 
 import functools
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -160,9 +161,13 @@ def _leaves(value: Any) -> Iterator[str]:
             yield from _leaves(inner)
 
 
-@functools.lru_cache(maxsize=2)
 def index_of(config: Config) -> Index:
-    """Benchmarks read, cut and indexed; made once in each process."""
+    """Benchmarks read, cut and indexed; made once in each process, and again when a file has changed."""
+    return _index(config, tuple((s.st_mtime_ns, s.st_size) for s in map(os.stat, config.benchmarks)))
+
+
+@functools.lru_cache(maxsize=2)
+def _index(config: Config, _stamp: tuple[tuple[int, int], ...]) -> Index:
     words, places = Words(), []
     cuts: list[Cut] = []
     templates: dict[int, str] = {}

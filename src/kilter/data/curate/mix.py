@@ -23,6 +23,7 @@ import numpy.typing as npt
 from kilter.data.curate.items import Item, Kept, Outcome, Rows, dropped, key_of, noted
 from kilter.data.curate.texts import tokens, whole
 from kilter.data.records import Demonstration, Judgment, Prompt
+from kilter.errors import DataError
 
 STEP = "mix"
 
@@ -132,6 +133,8 @@ def _rows(items: list[Item], config: Config) -> list[tuple[str, int, str]]:
     names = {plain(a): plain(b) for a, b in config.names.items()}
     out = []
     for item in items:
+        if item.kind == "text":
+            raise DataError(f"{item.where}: a mix goes by the categories of prompts, but this row is a text")
         category = plain(item.prompt.category)
         text = "" if category or config.classify == "none" else whole(item, "prompt")
         if config.classify == "learn" and category:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kilter import __version__
 from kilter.data.curate import decontaminate
 from kilter.data.curate.items import Drop, Item, Kept, Outcome, Rows, in_processes, read_part
 from kilter.data.curate.pii import hidden
@@ -97,25 +98,26 @@ def curate_file(
     label: str = "curate",
 ) -> dict[str, Any]:
     """Put a file through the steps; returns what curation.json holds. The work folder is left to the caller."""
-    key = _key(data, steps, kind, part)
-    _begin(work, key)
+    key = _first_key(data, steps, kind, part)
+    work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    parts, rejects = _read_parts(Path(data), kind, part, max_rejects, work, out)
+    parts, rejects = _read_parts(Path(data), kind, part, max_rejects, work, out, key)
     done: list[dict[str, Any]] = []
     summary: dict[str, Any] = {"inputs": {Path(data).name: hash_path(Path(data))}, "rejected": rejects}
     groups = _groups(steps)
-    with Bar(label, len(groups), "pass") as bar:
+    with Bar(label, len(steps), "step") as bar:
         for number, group in enumerate(groups, 1):
             folder = work / f"{number:02d}-{group[0].name}"
-            rows = Rows(parts, processes, work)
+            key = hash_json([key, [s.plain() for s in group], _hashes(group)])
+            _begin(folder, key)
             try:
-                done += _pass(rows, group, folder)
-            except DataError as error:
-                failed = {"step": group[0].name, "why": str(error)}
+                done += _pass(Rows(parts, processes, work), group, folder)
+            except Stopped as error:
+                failed = {"step": error.step, "why": error.why, "report": error.report}
                 _write_summary(out, work, {**summary, "failed": failed}, done, steps, began)
                 raise
             parts = sorted(folder.glob("part-*.rows"))
-            bar.advance(note=f"{group[-1].name}: {done[-1]['kept']} rows left")
+            bar.advance(len(group), note=f"{group[-1].name}: {done[-1]['kept']} rows left")
     _join(out / "kept.jsonl", (item.line + "\n" for p in parts for item in read_part(p)))
     for name in ("drops", "notes"):
         files = [p for n, g in enumerate(groups, 1) for p in sorted((work / f"{n:02d}-{g[0].name}").glob(f"*.{name}"))]
@@ -123,11 +125,25 @@ def curate_file(
     return _write_summary(out, work, summary, done, steps, began)
 
 
-def _key(data: str | Path, steps: Sequence[Step], kind: str, part: int) -> str:
+class Stopped(DataError):
+    """A step that refuses to go on, with what it had found."""
+
+    def __init__(self, step: str, why: str, report: dict[str, Any]) -> None:
+        super().__init__(f"{step}: {why}")
+        self.step, self.why, self.report = step, why, report
+
+
+def _first_key(data: str | Path, steps: Sequence[Step], kind: str, part: int) -> str:
+    """What the reading depends on; whatever can be refused is refused here, before any work."""
     if not Path(data).is_file():
         raise DataError(f"{data}: no such file; give a JSONL file of prompts, demonstrations, judgments or texts")
-    files = {f: hash_path(Path(f)) for s in steps for f in _files(s)}
-    return hash_json([hash_path(Path(data)), [s.plain() for s in steps], kind, part, files])
+    _hashes(steps)
+    return hash_json([hash_path(Path(data)), kind, part, __version__])
+
+
+def _hashes(steps: Sequence[Step]) -> dict[str, str]:
+    """The files that steps read beside the rows, with their hashes."""
+    return {f: hash_path(Path(f)) for s in steps for f in _files(s)}
 
 
 def _files(step: Step) -> list[str]:
@@ -139,13 +155,13 @@ def _files(step: Step) -> list[str]:
     return found
 
 
-def _begin(work: Path, key: str) -> None:
-    """Go on with a curation of the same key, or begin anew."""
-    note = work / "key"
+def _begin(folder: Path, key: str) -> None:
+    """Go on with a pass of the same key, which holds all that came before it, or begin it anew."""
+    note = folder / "key"
     if note.is_file() and note.read_text(encoding="utf-8") == key:
         return
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     note.write_text(key, encoding="utf-8")
 
 
@@ -163,12 +179,13 @@ def _groups(steps: Sequence[Step]) -> list[list[Step]]:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _read_parts(data: Path, kind: Kind, size: int, max_rejects: float, work: Path, out: Path) -> tuple[list[Path], int]:
+def _read_parts(
+    data: Path, kind: Kind, size: int, max_rejects: float, work: Path, out: Path, key: str
+) -> tuple[list[Path], int]:
     """The file as part files; rows that can't be read go to rejects.jsonl."""
     folder = work / "00-read"
+    _begin(folder, key)
     if not (folder / "DONE").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
         rejects: list[Unreadable] = []
         total = _cut(read(data, kind), size, folder, rejects)
         (out / "rejects.jsonl").unlink(missing_ok=True)
@@ -211,13 +228,8 @@ def _pass(rows: Rows, group: list[Step], folder: Path) -> list[dict[str, Any]]:
     """One pass over the rows; what it found of each of its steps."""
     note = folder / "DONE"
     if not note.is_file():
-        folder.mkdir(exist_ok=True)
-        if group[0].judge is not None:
-            found = _judge_parts(rows, group, folder)
-        else:
-            shutil.rmtree(folder)
-            folder.mkdir()
-            found = [_whole_step(rows, group[0], folder)]
+        alone = group[0].judge is None
+        found = [_whole_step(rows, group[0], folder)] if alone else _judge_parts(rows, group, folder)
         write_json(note, found)
     known: list[dict[str, Any]] = json.loads(note.read_text(encoding="utf-8"))
     return known
@@ -277,8 +289,7 @@ def _whole_step(rows: Rows, step: Step, folder: Path) -> dict[str, Any]:
                     out.take(item, outcome)
         assert next(outcomes, None) is None, f"{step.name} gave more outcomes than rows"
     except DataError as error:
-        error.args = (f"{step.name}: {error}",)
-        raise
+        raise Stopped(step.name, str(error), report) from error
     tally.seconds = time.monotonic() - began
     return _step_record(step, tally, report)
 
@@ -347,7 +358,7 @@ def _write_summary(
         "kept": done[-1]["kept"] if done else None,
         "steps": done,
         "asked": [s.plain() for s in steps],
-        "benchmarks": {Path(f).name: hash_path(Path(f)) for s in steps for f in _files(s)},
+        "benchmarks": {Path(f).name: digest for f, digest in _hashes(steps).items()},
         "decontamination": checked,
         "seconds": time.monotonic() - began,
     }
