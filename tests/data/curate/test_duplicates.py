@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kilter.data.curate import exact, minhash, near
@@ -185,6 +185,7 @@ def test_the_rule_decides_chains(make: Any, order: tuple[int, ...]) -> None:
         assert drop.evidence["jaccard"] >= 0.7
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text("abc ", max_size=40), max_size=25), st.integers(1, 6))
 def test_near_has_no_near_pair_left_and_parts_change_nothing(make: Any, texts: list[str], part: int) -> None:
     """With an index that looks at every pair that shares a minimum, against brute force."""

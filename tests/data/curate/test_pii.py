@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from itertools import pairwise
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -77,6 +78,7 @@ def test_each_kind_is_found_with_its_span(text: str, kind: str | None, span: str
         "use foo@1.2.3 from npm",
         "DE89 3704 0044 0532 0130 01 is no account",
         "999.300.1.2 is no address",
+        "listen on 127.0.0.1 or 0.0.0.0 with mask 255.255.255.0",
         "the password is important: choose wisely",
         "token: authentication",
         "0.5 + 0.25 = 0.75 and 007",
@@ -91,6 +93,16 @@ def test_each_kind_is_found_with_its_span(text: str, kind: str | None, span: str
 )
 def test_what_only_looks_like_it_stays(text: str) -> None:
     assert pii.find(text, ALL) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1" * 20_000, "a@" * 10_000, "a.b-" * 10_000 + "@", "+1 " * 10_000, "ab:" * 10_000, "DE89 " * 5_000, "0 " * 9_000],
+)
+def test_no_text_takes_long(text: str) -> None:
+    began = time.process_time()
+    pii.find(text, ALL)
+    assert time.process_time() - began < 2
 
 
 def test_checksums_by_hand() -> None:

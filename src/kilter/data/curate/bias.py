@@ -115,7 +115,7 @@ def signs(judgment: Judgment, key: int = 0) -> Signs | None:
 
 
 _MARKDOWN = re.compile(
-    r"^\s{0,3}(?:[-*+•]|\d{1,3}[.)])\s+|^\s{0,3}#{1,6}\s|\*\*[^*\n]+\*\*|^\s*\|.*\|\s*$|```", re.MULTILINE
+    r"^[ \t]{0,3}(?:[-*+•]|\d{1,3}[.)])\s|^[ \t]{0,3}#{1,6}\s|\*\*[^*\n]+\*\*|^[ \t]*\|.*\|[ \t]*$|```", re.MULTILINE
 )
 
 

@@ -45,8 +45,9 @@ class Config:
     """Least probability that a pair just at the threshold is looked at, where bands and rows are chosen."""
     rule: Literal["first", "clusters"] = "first"
     """`first` compares with rows kept before; `clusters` keeps the first of each connected group."""
-    candidates: int = 500
-    """Rows that one row is compared with, at most, the earliest first; 0 for all. Rows cut short are counted."""
+    candidates: int = 100
+    """Rows that one row is compared with, and that a bucket of the index holds, at most, the earliest first; 0 for all.
+    It bounds the time where very many rows are somewhat alike; rows for which it cut something short are counted."""
     seed: int = 1
     """Seed of the permutations."""
 
@@ -148,12 +149,14 @@ def _matches(
     held: dict[int, list[int]] = {}  # bucket -> rows that later ones are compared with
     root: dict[int, int] = {}  # a forest over rows that are near each other: the top of a tree is kept
     edge: dict[int, tuple[int, float]] = {}
+    full: set[int] = set()
     compared = cut = 0
     for row in sorted(shared):
         mine = set_of(row)
         candidates = sorted({c for b in shared[row] for c in held.get(b, ())}) if len(mine) else []
-        if config.candidates and len(candidates) > config.candidates:
-            cut, candidates = cut + 1, candidates[: config.candidates]
+        if config.candidates:
+            cut += len(candidates) > config.candidates or not full.isdisjoint(shared[row])
+            candidates = candidates[: config.candidates]
         for other in candidates:
             tops = _find(root, other), _find(root, row)
             if tops[0] == tops[1]:
@@ -169,7 +172,11 @@ def _matches(
                 break
         if config.rule == "clusters" or _find(root, row) == row:
             for bucket in shared[row]:
-                held.setdefault(bucket, []).append(row)
+                inside = held.setdefault(bucket, [])
+                if config.candidates and len(inside) >= config.candidates:
+                    full.add(bucket)
+                else:
+                    inside.append(row)
     found = {row: (*edge[row], top) for row in edge if (top := _find(root, row)) != row}
     report |= {"rows_sharing_a_band": len(shared), "pairs_compared": compared, "rows_cut_short": cut}
     return found

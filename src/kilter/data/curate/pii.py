@@ -224,6 +224,8 @@ def _cards(text: str) -> Iterator[tuple[int, int]]:
 def _ips(text: str) -> Iterator[tuple[int, int]]:
     for match in _IPV4.finditer(text):
         before = text[max(0, match.start() - 12) : match.start()]
+        if match.group().startswith(("127.", "0.", "255.")):  # this machine, any machine, a mask
+            continue
         if all(p == "0" or (p[0] != "0" and int(p) < 256) for p in match.group().split(".")) and not _VERSION.search(
             before
         ):
