@@ -310,11 +310,36 @@ def test_a_failed_gate_stands_in_the_report_with_its_measures(tmp_path: Path) ->
     assert "looked_at" in page  # the curve of the index
 
 
-def test_a_recipe_with_wrong_steps_is_refused_before_it_runs(data: Path, tmp_path: Path) -> None:
+def test_a_changed_benchmark_is_checked_against_again(data: Path, tmp_path: Path) -> None:
+    from kilter import pipeline
+
+    write_jsonl(tmp_path / "b.jsonl", [{"q": "nothing of the kind stands anywhere in these rows of ours"}])
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f"stages:\n  curate:\n    data: {data}\n    steps: [exact, decontaminate]\n    benchmarks: [b.jsonl]\n"
+    )
+    done = pipeline.run(str(recipe), runs_dir=str(tmp_path / "runs"))
+    assert len(lines(done.folder / "curate/kept.jsonl")) == 54
+    write_jsonl(tmp_path / "b.jsonl", [{"q": rows_of()[0]["answer"]}])
+    done = pipeline.run(str(recipe), runs_dir=str(tmp_path / "runs"))
+    assert len(lines(done.folder / "curate/kept.jsonl")) == 53
+
+
+@pytest.mark.parametrize(
+    ("steps_given", "said"),
+    [
+        ("[exakt]", "did you mean 'exact'"),
+        ("cleen", "did you mean 'clean'"),
+        ("[{decontaminate: {benchmarks: [b.jsonl]}}]", "the stage's `benchmarks`"),
+    ],
+)
+def test_a_recipe_with_wrong_steps_is_refused_before_it_runs(
+    data: Path, tmp_path: Path, steps_given: str, said: str
+) -> None:
     from kilter import pipeline
 
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text(f"stages:\n  curate:\n    data: {data}\n    steps: [exakt]\n")
+    recipe.write_text(f"stages:\n  curate:\n    data: {data}\n    steps: {steps_given}\n")
     assert recipes.load(str(recipe))
-    with pytest.raises((RecipeError, UserError), match="did you mean 'exact'"):
+    with pytest.raises((RecipeError, UserError), match=said):
         pipeline.run(str(recipe), runs_dir=str(tmp_path / "runs"))

@@ -147,11 +147,17 @@ def _hashes(steps: Sequence[Step]) -> dict[str, str]:
 
 
 def _files(step: Step) -> list[str]:
-    """Files that a step reads beside the rows."""
-    found: list[str] = getattr(step.module, "files", lambda config: [])(step.config)
+    """The same, and they must be there."""
+    found = files_of(step)
     missing = next((f for f in found if not Path(f).is_file()), None)
     if missing:
         raise DataError(f"{step.name}: no such file {missing}")
+    return found
+
+
+def files_of(step: Step) -> list[str]:
+    """Files that a step reads beside the rows."""
+    found: list[str] = getattr(step.module, "files", lambda config: [])(step.config)
     return found
 
 

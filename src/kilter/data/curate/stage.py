@@ -14,10 +14,11 @@ from typing import Any
 
 from kilter.data.curate import steps as lists
 from kilter.data.curate.reading import Kind
-from kilter.data.curate.run import curate_file
+from kilter.data.curate.run import curate_file, files_of
+from kilter.errors import nearest
 from kilter.runs import Stage
 
-READS = ("data", "benchmarks")
+READS = ("data", "benchmarks", "verdicts")
 OUTPUT = "kept.jsonl"
 
 
@@ -28,9 +29,11 @@ class Config:
     data: str
     """Rows to curate: prompts, demonstrations, judgments or texts."""
     steps: str | list[Any] = "clean"
-    """Steps in order: `clean`, `instructgpt`, a YAML file, or a list such as [exact, {near: {threshold: 0.8}}]."""
+    """Steps in order: `clean`, `instructgpt`, or a list such as [exact, {near: {threshold: 0.8}}]."""
     benchmarks: tuple[str, ...] = ()
-    """Benchmark files that `decontaminate` checks against, where the step itself names none."""
+    """Benchmark files that `decontaminate` checks against."""
+    verdicts: str = ""
+    """People's verdicts on what `decontaminate` found: rows of id and verdict, clean or contaminated."""
     kind: Kind = "auto"
     """What a row is: text, prompt, demonstration or judgment; `auto` reads it off the first row."""
     part: int = 20_000
@@ -44,8 +47,17 @@ class Config:
         for name in ("part", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if not isinstance(self.steps, str) or self.steps in lists.SETTINGS:
-            lists.parse(self.steps, self.benchmarks)  # what is wrong with them is said before the first stage runs
+        if isinstance(self.steps, str) and self.steps not in lists.SETTINGS:
+            raise ValueError(
+                f"steps is {self.steps!r}, but a recipe holds the list itself, or names settings that "
+                f"ship{nearest(self.steps, lists.SETTINGS)}"
+            )
+        for step in lists.parse(self.steps):  # what is wrong with them is said before the first stage runs
+            if files_of(step):
+                raise ValueError(
+                    f"step {step.name} names files of its own; give them as the stage's `benchmarks` and `verdicts`, "
+                    "so that the stage is done again when they change"
+                )
 
 
 def run(stage: Stage) -> None:
@@ -53,7 +65,7 @@ def run(stage: Stage) -> None:
     c: Config = stage.config
     made = curate_file(
         c.data,
-        lists.parse(c.steps, c.benchmarks),
+        lists.parse(c.steps, c.benchmarks, c.verdicts),
         stage.folder,
         stage.path("checkpoints"),
         kind=c.kind,

@@ -88,10 +88,10 @@ class Step:
         return {self.name: configs.plain(self.config)}
 
 
-def parse(given: Any, benchmarks: Sequence[str] = ()) -> list[Step]:
+def parse(given: Any, benchmarks: Sequence[str] = (), verdicts: str = "") -> list[Step]:
     """Steps from a name of `SETTINGS`, a YAML file, or a list such as [exact, {near: {threshold: 0.7}}].
 
-    `benchmarks` go to the steps that check against them and name none of their own.
+    `benchmarks` and `verdicts` go to the steps that read such files and name none of their own.
     """
     if isinstance(given, str):
         given = _named(given)
@@ -103,7 +103,7 @@ def parse(given: Any, benchmarks: Sequence[str] = ()) -> list[Step]:
     if not isinstance(given, (list, tuple)) or not given:
         raise UserError("steps must be a list such as [exact, {near: {threshold: 0.8}}], with at least one step")
     steps = [_step(one, number) for number, one in enumerate(given, 1)]
-    return [_with_benchmarks(s, benchmarks) for s in steps]
+    return [_with_files(s, benchmarks, verdicts) for s in steps]
 
 
 def _named(name: str) -> Any:
@@ -129,10 +129,12 @@ def _step(one: Any, number: int) -> Step:
     return Step(str(name), configs.build(STEPS[name].Config, fields or {}, f"steps: {name}"))
 
 
-def _with_benchmarks(step: Step, benchmarks: Sequence[str]) -> Step:
-    if benchmarks and step.name == decontaminate.STEP and not step.config.benchmarks:
-        return Step(step.name, dataclasses.replace(step.config, benchmarks=tuple(benchmarks)))
-    return step
+def _with_files(step: Step, benchmarks: Sequence[str], verdicts: str) -> Step:
+    if step.name != decontaminate.STEP:
+        return step
+    config = step.config
+    given = {"benchmarks": config.benchmarks or tuple(benchmarks), "verdicts": config.verdicts or verdicts}
+    return Step(step.name, dataclasses.replace(config, **given))
 
 
 @dataclass
