@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from kilter import __version__
-from kilter.commands import datasets, llm, look, runs, talk
+from kilter.commands import curate, datasets, llm, look, runs, talk
 from kilter.commands import serve as serving
 from kilter.commands.train import train
 from kilter.errors import KilterError, UserError, nearest
@@ -194,6 +194,16 @@ VERBS: dict[str, Verb] = {
         llm.calls_arguments,
         llm.calls,
         ("kilter calls calls.sqlite", "kilter calls calls.sqlite --out calls.jsonl"),
+    ),
+    "data curate": Verb(
+        "put rows through curation: what stays, and why each other row went",
+        curate.curate_arguments,
+        curate.curate,
+        (
+            "kilter data curate demos.jsonl --out curated",
+            "kilter data curate prompts.jsonl --steps instructgpt --out curated",
+            "kilter data curate demos.jsonl --steps steps.yaml --benchmark test.jsonl --out curated --processes 2",
+        ),
     ),
     "sandbox show": Verb(
         "print sandbox prompts, answers and the oracle's reasons",

@@ -23,6 +23,7 @@ ROOMS = {
     "collect": PACKAGE / "feedback" / "collect.py",
     "compile": PACKAGE / "feedback" / "compile.py",
     "best-of-n": PACKAGE / "synth" / "best_of_n.py",
+    "curate": PACKAGE / "data" / "curate" / "stage.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""

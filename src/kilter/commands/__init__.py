@@ -7,6 +7,7 @@ talk.py    chat, sandbox show, sandbox export
 serve.py   serve
 llm.py     ask, calls
 datasets.py  data stats, data mix, data split, data leaks, data diff, data compile
+curate.py  data curate
 torch is imported only once there is something to compute.
 """
 

@@ -53,6 +53,8 @@ class StageFiles:
     """The first few rejected rows."""
     evals: list[dict[str, Any]] = field(default_factory=list)
     """Figures on held-out prompts during training."""
+    curation: dict[str, Any] = field(default_factory=dict)
+    """What a curating stage dropped and why."""
     begun: bool = False
     finished: bool = False
 
@@ -223,7 +225,7 @@ def _stage(folder: Path, name: str, given: dict[str, Any]) -> StageFiles:
     rejects = [row for row, _ in zip(jsonl(home / "rejects.jsonl"), range(5), strict=False)]
     return StageFiles(
         name, str(record.get("method") or given.get("method") or name), given, record, done,
-        list(jsonl(home / "metrics.jsonl")), rejects, list(jsonl(home / "eval.jsonl")),
+        list(jsonl(home / "metrics.jsonl")), rejects, list(jsonl(home / "eval.jsonl")), _json(home / "curation.json"),
         begun=bool(record), finished=bool(done),
     )  # fmt: skip
 

@@ -1,0 +1,90 @@
+"""From a file to items: the one place where curation reads rows, kilter's own records and plain ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from kilter.data import rows
+from kilter.data.curate.items import Item
+from kilter.data.records import Demonstration, Judgment, Prompt, Record, Text, read_jsonl
+from kilter.errors import DataError
+
+Kind: TypeAlias = Literal["auto", "text", "prompt", "demonstration", "judgment"]
+ABOUT = ("source", "author_hash", "category", "license", "lang", "split_group")
+"""What a plain row may say of its prompt beside it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """A row that is no record: where it stands and why."""
+
+    where: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"where": self.where, "reason": self.reason}
+
+
+def read(path: str | Path, kind: Kind = "auto") -> Iterator[Item | Unreadable]:
+    """Every row of a JSONL file as an item; `auto` reads off the first row what the file holds."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; give a JSONL file of prompts, demonstrations, judgments or texts")
+    name = Path(path).name
+    for number, row in read_jsonl(path):
+        where = f"{name}:{number}"
+        if kind == "auto":
+            kind = guess(row, where)
+        try:
+            record = record_of(row, kind, where)
+        except (DataError, KeyError, TypeError) as error:
+            reason = str(error).removeprefix(f"{where}: ")
+            yield Unreadable(where, reason if isinstance(error, DataError) else f"not a {kind}: {error}")
+        else:
+            yield Item(record, where=where)
+
+
+def guess(row: Mapping[str, Any], where: str) -> Kind:
+    """What a row holds, by its fields."""
+    if {"candidates", "answers", "label"} & set(row) or {"chosen", "rejected"} <= set(row):
+        return "judgment"
+    if any(a in row for a in rows.ANSWERS):
+        return "demonstration"
+    messages = row.get("messages")
+    if isinstance(messages, list) and messages and isinstance(messages[-1], Mapping):
+        return "demonstration" if messages[-1].get("role") == "assistant" else "prompt"
+    if any(p in row for p in rows.PROMPTS):
+        return "prompt"
+    if "text" in row:
+        return "text"
+    raise DataError(f"{where}: can't tell what this row is (it has {sorted(row)}); say it with `kind`")
+
+
+def record_of(row: Mapping[str, Any], kind: Kind, where: str) -> Record:
+    """A row as a record, with what it says of its prompt and all keys that kilter does not know."""
+    if kind == "text":
+        rows.text(row, where)
+        return Text.from_json(row)
+    inner = row.get("prompt")
+    nested = isinstance(inner, Mapping) and "messages" in inner
+    if kind == "prompt":
+        return _told(rows.prompt(row, where), row, strict=nested or "id" in row)
+    if kind == "demonstration":
+        shown = rows.demonstration(row, where)
+        return Demonstration.from_json(row) if nested and "answer" in row else _with_prompt(shown, row)
+    judged = rows.labelled(row, where) if "label" in row else rows.judgment(row, where)
+    return judged if "candidates" in row else _with_prompt(judged, row)
+
+
+def _with_prompt(record: Demonstration | Judgment, row: Mapping[str, Any]) -> Record:
+    return dataclasses.replace(record, prompt=_told(record.prompt, row, strict=False))
+
+
+def _told(prompt: Prompt, row: Mapping[str, Any], strict: bool) -> Prompt:
+    """What a plain row says beside its prompt; a record has said it already."""
+    given = {k: row[k] for k in ABOUT if isinstance(row.get(k), str)}
+    if strict or not given:
+        return prompt
+    return dataclasses.replace(prompt, **given)
