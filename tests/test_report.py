@@ -232,6 +232,18 @@ def test_a_fresh_run_and_no_run(tmp_path: Path) -> None:
     assert "No verdict yet: 0 of 8 stages have finished." in page.said()
 
 
+def test_a_recipe_that_makes_data_misses_no_verdict(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "{name: data, about: '', seed: 1, threads: 1, stages: {clean: {method: curate, data: rows.jsonl}}}"
+    )
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    (clean / "DONE").write_text('{"key": "k", "outputs": {}, "seconds": 3.0, "peak_mb": 90.0}')
+    _, page = render(tmp_path)
+    assert page.texts["h1"] == ["The stage has finished."]
+    assert "no verdict" not in page.said()
+
+
 def test_any_value_may_be_nonsense(folder: Path) -> None:
     """Every leaf and branch of every JSON file replaced in turn by something that does not belong there."""
     draw = random.Random(0)

@@ -113,6 +113,11 @@ class Run:
     def of_method(self, *methods: str) -> list[StageFiles]:
         return [s for s in self.stages if s.method in methods]
 
+    @property
+    def judges(self) -> bool:
+        """Whether the recipe comes to a verdict at all; one that makes data need not."""
+        return bool(self.of_method("evaluate"))
+
 
 def mapping(value: Any) -> dict[str, Any]:
     """A mapping with text keys, or an empty one."""
@@ -288,6 +293,8 @@ def _note_missing(run: Run) -> None:
         )
     if waiting:
         run.notes.append(f"Not begun: {', '.join(waiting)}.")
+    if not run.models and not run.judges:
+        return
     if not run.models:
         run.notes.append("There is no verdict yet (summary.json), so this page shows what the finished stages left.")
     elif not run.answers:

@@ -69,6 +69,8 @@ def headline(run: Run) -> str:
     trained = {n: w for n, w in wins.items() if n != "best-of-n"} or wins
     if not trained:
         done = [s.name for s in run.stages if s.finished]
+        if not run.judges and len(done) == len(run.stages):
+            return "The stage has finished." if len(done) == 1 else f"All {len(done)} stages have finished."
         return f"No verdict yet: {len(done)} of {len(run.stages)} stages have finished."
     claims = [
         _claim(kind, {n: w for n, w in trained.items() if outcome(w) == kind}, nice(run.baseline))
