@@ -4,6 +4,7 @@ runs.py    demo, run, report, compare, recipes, init
 train.py   train METHOD
 look.py    doctor, plan
 talk.py    chat, sandbox show, sandbox export
+data.py    data check, data convert, data show, data formats
 torch is imported only once there is something to compute.
 """
 

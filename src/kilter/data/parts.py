@@ -210,6 +210,7 @@ def check_turns(taken: Taken, messages: Sequence[Message], last: str = "", empty
         elif role == "system" and number:
             name = "same-role-twice" if before == "system" else "system-not-first"
             taken.fault(name, f"message {number} is a system message after the beginning")
+            continue
         elif role == before and role != "tool":
             taken.fault("same-role-twice", f"messages {number - 1} and {number} are both of the {role}")
         elif role == "assistant" and before in ("", "system"):

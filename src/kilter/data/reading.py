@@ -20,7 +20,7 @@ from kilter.data import formats
 from kilter.data.parts import Taken
 from kilter.data.records import Demonstration, Judgment, Prompt, Record, Text
 from kilter.data.rejects import BadRow, Reject
-from kilter.data.sources import Row, Source, raw_of
+from kilter.data.sources import Row, Source
 from kilter.errors import DataError, UserError
 
 KINDS = ("demonstrations", "rankings", "labels", "prompts", "text", "steps")
@@ -64,15 +64,14 @@ class Reader:
         if not self.format:
             head = list(_first(rows))
             found = [r.value for r in head if isinstance(r, Row)]
-            if not found and head:
-                yield from head  # type: ignore[misc]
-                yield from (r for r in rows if isinstance(r, Reject))
+            rows = chain(head, rows)
+            try:
+                self.detection = formats.detect(found, self.source.name)
+            except DataError as error:
+                yield from (_unknown(r, error) if isinstance(r, Row) else r for r in rows)
                 return
-            self.detection = formats.detect(found, self.source.name)
-            self.format, rows = self.detection.name, chain(head, rows)
-        form = formats.find(self.format)
-        stream = _grouped(rows, form) if hasattr(form, "group") else _alone(rows, form)
-        for item in stream:
+            self.format = self.detection.name
+        for item in read_as(rows, formats.find(self.format)):
             yield self._licensed(item) if isinstance(item, Read) else item
 
     def _licensed(self, found: Read) -> Read:
@@ -80,6 +79,10 @@ class Reader:
         if not self.license:
             return found
         return dataclasses.replace(found, records=tuple(licensed(r, self.license) for r in found.records))
+
+
+def _unknown(row: Row, error: DataError) -> Reject:
+    return Reject(row.where, "unknown-format", str(error), "", row.raw)
 
 
 def _first(rows: Iterator[Row | Reject]) -> Iterator[Row | Reject]:
@@ -108,6 +111,11 @@ def license_of(record: Record) -> str:
 
 
 # --- rows by themselves and in groups ---------------------------------------------------------------------------------
+
+
+def read_as(rows: Iterable[Row | Reject], form: Any) -> Iterator[Read | Reject]:
+    """What a format makes of rows."""
+    return _grouped(rows, form) if hasattr(form, "group") else _alone(rows, form)
 
 
 def _alone(rows: Iterable[Row | Reject], form: Any) -> Iterator[Read | Reject]:
@@ -248,8 +256,13 @@ def _best(record: Judgment) -> Demonstration | None:
     return Demonstration(prompt=record.prompt, answer=chosen.answer, generator=chosen.generator, extra=record.extra)
 
 
-def no_such(row: str, kind: str, found: Iterable[Record], raw: Any) -> Reject:
-    """A row that holds nothing of the kind that is asked for."""
-    kinds = sorted({kind_of(r) for r in found})
-    name = {"demonstrations": "no-best-answer", "text": "no-text"}.get(kind, "no-such-kind")
-    return Reject(row, name, f"the row gives {', '.join(kinds) or 'nothing'}, and no {kind}", "", raw_of(raw))
+def chosen(found: Read | Reject, kind: str) -> list[Read | Reject]:
+    """What was read, with the records of a kind alone; rows that have none of it are rejected, each by itself."""
+    if isinstance(found, Reject) or not kind:
+        return [found]
+    records = tuple(of_kind(found.records, kind))
+    if records:
+        return [dataclasses.replace(found, records=records)]
+    kinds = ", ".join(sorted({kind_of(r) for r in found.records})) or "nothing"
+    name = {"demonstrations": "no-answer", "text": "no-text"}.get(kind, "no-such-kind")
+    return [Reject(r.where, name, f"the row gives {kinds}, and no {kind}", "", r.raw) for r in found.rows]

@@ -29,6 +29,8 @@ NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "sta
 """Files that stand beside rows and hold none."""
 SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 BLOCK = 1 << 20
+UNPACKED = 1 << 16
+"""Bytes of a gzipped file that are taken at once: what stands before a damaged place is not lost with it."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 HUGE = re.compile(r"\d[eE]\+?\d{3}|\d{300}")
 """Numbers that may be above the largest finite one."""
@@ -57,10 +59,18 @@ class Row:
     value: dict[str, Any]
     repairs: tuple[tuple[str, str, str], ...] = ()
     """What reading had to mend: (name, what was found, what was done)."""
+    text: str = ""
+    """The row as it stood, where it was text."""
+
+    @property
+    def unmended(self) -> dict[str, Any]:
+        """The row before anything was mended."""
+        found: dict[str, Any] = json.loads(self.text) if self.repairs and self.text else self.value
+        return found
 
     @property
     def raw(self) -> str:
-        return raw_of(self.value)
+        return self.text[:RAW] or raw_of(self.value)
 
 
 def raw_of(value: Any) -> str:
@@ -264,9 +274,9 @@ class _Bytes:
         self.source: Any = gzip.GzipFile(fileobj=raw) if self.packed else raw
         self.out = self.told = 0
 
-    def read(self, size: int = BLOCK) -> bytes:
+    def read(self) -> bytes:
         try:
-            block: bytes = self.source.read(size)
+            block: bytes = self.source.read1(UNPACKED) if self.packed else self.source.read(BLOCK)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise BadRow("broken-gzip", f"the gzipped file is damaged or cut off ({error})") from error
         self.out += len(block)
@@ -330,6 +340,8 @@ def _decode(text: str) -> Any:
     """JSON, or a BadRow that says what is wrong with it."""
     try:
         return _decoder.decode(text)
+    except BadRow:
+        raise
     except RecursionError as error:
         raise BadRow("too-deep", f"not valid JSON ({error})") from error
     except json.JSONDecodeError as error:
@@ -374,7 +386,7 @@ def _row(where: str, value: Any, text: str = "") -> Iterator[Row | Reject]:
     except BadRow as error:
         yield Reject.of(where, error, text or raw_of(_shown(value)))
         return
-    yield Row(where, value, tuple(dict.fromkeys(repairs)))
+    yield Row(where, value, tuple(dict.fromkeys(repairs)), text)
 
 
 def _bad_text(value: Any) -> str | None:
@@ -439,9 +451,9 @@ class _Rewound:
     def __init__(self, head: bytes, stream: _Bytes) -> None:
         self.head, self.stream = head, stream
 
-    def read(self, size: int = BLOCK) -> bytes:
+    def read(self) -> bytes:
         head, self.head = self.head, b""
-        return head or self.stream.read(size)
+        return head or self.stream.read()
 
 
 def _one_a_line(start: bytes) -> bool:

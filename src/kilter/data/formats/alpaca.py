@@ -46,8 +46,9 @@ def read(taken: Taken) -> list[Record]:
     answer = taken.text("output", "empty-answer")
     check_turns(taken, messages[:-1]) if past else None
     taken.check()
+    prompt = taken.prompt(messages)
     extra = taken.extra(input=given, history=[] if past == [] else None, system="" if before == "" else None)
-    return [Demonstration(prompt=taken.prompt(messages), answer=answer, extra=extra)]
+    return [Demonstration(prompt=prompt, answer=answer, extra=extra)]
 
 
 def write(record: Record) -> list[dict[str, Any]]:

@@ -42,9 +42,9 @@ def read(taken: Taken) -> list[Record]:
         check_turns(taken, turns, "assistant")
     taken.check()
     model = taken.row.get("model_type")
-    extra = taken.extra(_after=after or None)
     made = {"model": model} if isinstance(model, str) and model else {}
     prompt = taken.prompt(turns[:-1])
+    extra = taken.extra(_after=after or None)
     return [Demonstration(prompt=prompt, answer=turns[-1]["content"], generator=made, extra=extra)]
 
 

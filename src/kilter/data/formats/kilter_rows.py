@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ LICENSE = ""
 KINDS = ("demonstrations", "rankings", "labels", "prompts")
 FIELDS = ("prompt", "answer", "answers", "tiers", "ratings", "point", "points", "label", "strength", "probability")
 PLAIN = True
+TAKEN = {*rows.ANSWERS, *rows.PROMPTS, "chosen", "rejected", "scores", "rating", "score", "margin"}
+"""Other names of the fields."""
 
 
 def matches(row: Mapping[str, Any]) -> float:
@@ -42,7 +45,12 @@ def read(taken: Taken) -> list[Record]:
         raise BadRow(_reason(str(error)), str(error).removeprefix("row: ")) from error
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise BadRow("wrong-type", f"malformed row ({type(error).__name__}: {error})") from error
-    return [found]
+    asked = found if isinstance(found, Prompt) else found.prompt  # type: ignore[attr-defined]
+    if isinstance(row.get("prompt"), Mapping) or isinstance(found, Prompt):
+        return [found]
+    taken.used |= {*FIELDS, *TAKEN}
+    prompt = taken.prompt(asked.messages, id=asked.id)
+    return [dataclasses.replace(found, prompt=prompt, extra=taken.extra())]  # type: ignore[call-arg, type-var]
 
 
 def _reason(message: str) -> str:

@@ -30,8 +30,8 @@ def read(taken: Taken) -> list[Record]:
         return [Prompt(**{**vars(taken.prompt(turns)), "extra": taken.extra()})]
     asked, answer = split(taken, turns)
     taken.check()
-    extra = taken.extra(answer=without(answer))
-    return [Demonstration(prompt=taken.prompt(asked), answer=answer["content"], extra=extra)]
+    prompt = taken.prompt(asked)
+    return [Demonstration(prompt=prompt, answer=answer["content"], extra=taken.extra(answer=without(answer)))]
 
 
 def write(record: Record) -> list[dict[str, Any]]:

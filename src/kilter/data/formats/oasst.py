@@ -68,6 +68,8 @@ def checked(taken: Taken, node: Mapping[str, Any]) -> Node:
             taken.fault("wrong-type", f"field {key!r} must be a text, got {seen(node[key])}")
     if not taken.faults and node["role"] not in ROLES:
         taken.fault("unknown-role", f"the role is {node['role']!r:.40}; allowed: {', '.join(ROLES)}")
+    if not isinstance(node.get("parent_id"), (str, type(None))):
+        taken.fault("wrong-type", f"field 'parent_id' must be a text or null, got {seen(node['parent_id'])}")
     rank = node.get("rank")
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, (int, float)) or rank != int(rank)):
         taken.fault("wrong-type", f"field 'rank' must be a whole number or null, got {seen(rank)}")

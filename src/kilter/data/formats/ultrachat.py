@@ -31,11 +31,11 @@ def read(taken: Taken) -> list[Record]:
     if turns and turns[-1]["role"] == "user":
         check_turns(taken, turns)
         taken.check()
-        extra = taken.extra(**({} if "data" in taken.row else asked))
-        return [Prompt(**{**vars(taken.prompt(turns)), "extra": extra})]
+        prompt, own = taken.prompt(turns), {"data": True} if "data" in taken.row else asked
+        return [Prompt(**{**vars(prompt), "extra": taken.extra(**own)})]
     before, answer = split(taken, turns)
     taken.check()
-    own = {"data": True, "id": taken.row.get("id")} if "data" in taken.row else asked
+    own = {"data": True} if "data" in taken.row else asked
     prompt = taken.prompt(before)
     extra = taken.extra(answer=without(answer), **own)
     return [Demonstration(prompt=prompt, answer=answer["content"], extra=extra)]
@@ -65,7 +65,7 @@ def write(record: Record) -> list[dict[str, Any]]:
     own = getattr(record, "extra", {}).get("ultrachat") or {}
     if own.get("data") is True:
         row = finished({"data": [m["content"] for m in turns]}, record, "ultrachat", FIELDS)
-        return [row if own.get("id") is not None else {k: v for k, v in row.items() if k != "id"}]
+        return [row]
     return [finished(with_question(record, turns), record, "ultrachat", FIELDS)]
 
 
