@@ -246,7 +246,7 @@ def check(source: Source, format: str = "", kind: str = "", keep: RejectsFile | 
     if format:
         formats.find(format)
     for found in under_bar(reader):
-        for one in chosen(found, kind):
+        for one in chosen(found, *([kind] if kind else [])):
             if isinstance(one, Read):
                 tally.read(one)
             else:

@@ -89,8 +89,7 @@ def _written(
     gathered = hasattr(form, "write_group")
     held: list[tuple[Read, Record, str | None]] = []
     for found in under_bar(reader, "converting"):
-        wanted = kind or suited(form, formats.find(reader.format))
-        for one in chosen(found, wanted):
+        for one in chosen(found, *([kind] if kind else form.KINDS)):
             if isinstance(one, Reject):
                 tally.reject(one)
                 kept.add(one)
@@ -105,13 +104,6 @@ def _written(
                     held.append((one, record, name))
     if held:
         yield from _gathered(held, form, tally, kept, licenses)
-
-
-def suited(form: Any, given: Any) -> str:
-    """The kind that a format is written from: the first that it holds and the other gives, else what it is for."""
-    if len(form.KINDS) > 2:  # kilter's own: everything as it is
-        return ""
-    return str(next((k for k in form.KINDS if k in given.KINDS), form.KINDS[0]))
 
 
 def _rows(
@@ -271,7 +263,7 @@ def _parquet(rows: IO[str], path: Path) -> None:
     schema = pa.schema([(name, pa.string() if name in mixed else kind) for name, kind in fields.items()])
     with pq.ParquetWriter(path, schema, compression="zstd") as out:
         for batch in _batches(rows):
-            plain = [{k: _cell(v) if k in mixed and v is not None else v for k, v in row.items()} for row in batch]
+            plain = [{k: _said(v) if k in mixed else v for k, v in row.items()} for row in batch]
             out.write_table(pa.Table.from_pylist(plain, schema=schema))
 
 
@@ -313,6 +305,11 @@ def _csv(rows: IO[str], path: Path) -> None:
 
 def _cell(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
+
+
+def _said(value: Any) -> Any:
+    """A value of a column of several types as text."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def safe(value: Any) -> Any:

@@ -227,21 +227,21 @@ def kind_of(record: Record) -> str:
     return "prompts" if isinstance(record, Prompt) else "text"
 
 
-def of_kind(records: Iterable[Record], kind: str) -> list[Record]:
-    """The records of a kind; where there are none, what they give of that kind.
+def of_kind(records: Iterable[Record], *kinds: str) -> list[Record]:
+    """The records of some kinds; where there are none, what they give of the first of these.
 
     A judgment gives its best answer as a demonstration where one stands alone at the top, a ranking gives labels (by
     the algebra, later), and everything but a text its prompt.
     """
     given = list(records)
-    own = [r for r in given if kind_of(r) == kind]
-    if own or not kind:
-        return own if kind else given
-    if kind == "labels":
+    own = [r for r in given if kind_of(r) in kinds]
+    if own or not kinds:
+        return own if kinds else given
+    if kinds[0] == "labels":
         return [r for r in given if kind_of(r) == "rankings"]
-    if kind == "demonstrations":
+    if kinds[0] == "demonstrations":
         return [d for r in given if isinstance(r, Judgment) and (d := _best(r)) is not None]
-    if kind == "prompts":
+    if kinds[0] == "prompts":
         return list({r.prompt.id: r.prompt for r in given if isinstance(r, (Demonstration, Judgment))}.values())
     return []
 
@@ -256,13 +256,13 @@ def _best(record: Judgment) -> Demonstration | None:
     return Demonstration(prompt=record.prompt, answer=chosen.answer, generator=chosen.generator, extra=record.extra)
 
 
-def chosen(found: Read | Reject, kind: str) -> list[Read | Reject]:
-    """What was read, with the records of a kind alone; rows that have none of it are rejected, each by itself."""
-    if isinstance(found, Reject) or not kind:
+def chosen(found: Read | Reject, *kinds: str) -> list[Read | Reject]:
+    """What was read, with the records of some kinds alone; rows that have none are rejected, each by itself."""
+    if isinstance(found, Reject) or not kinds:
         return [found]
-    records = tuple(of_kind(found.records, kind))
+    records = tuple(of_kind(found.records, *kinds))
     if records:
         return [dataclasses.replace(found, records=records)]
-    kinds = ", ".join(sorted({kind_of(r) for r in found.records})) or "nothing"
-    name = {"demonstrations": "no-answer", "text": "no-text"}.get(kind, "no-such-kind")
-    return [Reject(r.where, name, f"the row gives {kinds}, and no {kind}", "", r.raw) for r in found.rows]
+    given = ", ".join(sorted({kind_of(r) for r in found.records})) or "nothing"
+    name = {"demonstrations": "no-answer", "text": "no-text"}.get(kinds[0], "no-such-kind")
+    return [Reject(r.where, name, f"the row gives {given}, and no {kinds[0]}", "", r.raw) for r in found.rows]

@@ -28,12 +28,14 @@ def matches(row: Mapping[str, Any]) -> float:
 
 
 def read(taken: Taken) -> list[Record]:
-    row = taken.row
+    row = _given(taken.row)
     try:
         if "candidates" in row:
             found: Record = Judgment.from_json(row)
         elif "answer" in row:
             found = Demonstration.from_json(row)
+        elif "text" in row:
+            return [Text.from_json(row)]
         elif "messages" in row:
             found = Prompt.from_json(row)
             if found.messages and found.messages[-1].get("role") == "assistant":
@@ -53,9 +55,22 @@ def read(taken: Taken) -> list[Record]:
     for message in messages:
         if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
             raise BadRow("wrong-type", f'a message must be {{"role": ..., "content": text}}, got {message!r:.80}')
-    check_turns(taken, list(messages), "user")
+    after_tool = bool(messages) and messages[-1]["role"] == "tool"
+    check_turns(taken, list(messages), "" if after_tool else "user")
     taken.check()
     return [found]
+
+
+def _given(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without the nulls that a table has where a row has no such field."""
+    found = {k: v for k, v in row.items() if v is not None}
+    if isinstance(found.get("prompt"), Mapping):
+        found["prompt"] = {k: v for k, v in found["prompt"].items() if v is not None}
+    if isinstance(found.get("candidates"), list):
+        found["candidates"] = [
+            {k: v for k, v in c.items() if v is not None} if isinstance(c, Mapping) else c for c in found["candidates"]
+        ]
+    return found
 
 
 def write(record: Record) -> list[dict[str, Any]]:
