@@ -316,3 +316,27 @@ def test_hostile_text_is_shown_without_its_power(
 def test_the_list_of_formats_names_them_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["data", "formats", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == set(formats.names())
+
+
+def test_a_test_split_as_large_as_hh_harmless_gives_its_known_counts(tmp_path: Path, write_rows: Writer) -> None:
+    """2,312 rows of which 8 have two turns of one role in a row, 5 two prompts, 4 an empty chosen answer."""
+    rows = [{"chosen": f"{HI}yes {i}", "rejected": f"{HI}no {i}"} for i in range(2312)]
+    for i in range(8):
+        rows[100 * i]["chosen"] += "\n\nAssistant: and more"
+    for i in range(5):
+        rows[100 * i + 1]["rejected"] = f"\n\nHuman: Hi!\n\nAssistant: no {i}"
+    for i in range(4):
+        rows[100 * i + 2]["chosen"] = HI if i % 2 else HI.rstrip()
+    found = checking.check(open_source(write_rows(tmp_path / "test.jsonl", rows)))
+    assert (found["rows"], found["ok"], found["rejected"]) == (2312, 2295, 17)
+    assert found["reasons"] == {"same-role-twice": 8, "prompts-differ": 5, "empty-chosen": 4}
+
+
+def test_the_doctor_examines_parquet_and_transcripts(
+    hh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert([open_source(hh)], "hh-rlhf", tmp_path / "hh.parquet")
+    assert cli.main(["doctor", str(tmp_path / "hh.parquet"), "--json"]) in (0, 1)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["target"], found["kind"]) == (str(tmp_path / "hh.parquet"), "data")
+    assert found["sections"][0]["about"] == "rankings"

@@ -65,6 +65,8 @@ def test_detection_bears_malformed_rows_and_says_what_else_fits(examples: Any) -
     assert found.name == "hh-rlhf"
     assert 0.5 < found.certainty < 0.95
     assert dict(found.others).keys() == {"trl-implicit"}
+    with pytest.raises(DataError, match=r"are of no format"):  # what was asked stands in a column that nobody knows
+        formats.detect([{"question": "a", "chosen": "I say b", "rejected": "I say c"}])
     with pytest.raises(DataError, match=r"rows with the fields \['x'\] are of no format.*--format NAME"):
         formats.detect([{"x": 1}])
 
@@ -168,7 +170,6 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("trl-kto", {"prompt": "x", "completion": "y", "label": None}, "wrong-type"),
     ("trl-stepwise", {**STEPS, "labels": [True]}, "wrong-type"),
     ("trl-stepwise", {**STEPS, "completions": ["a", ""]}, "empty-answer"),
-    ("ultrachat", {"prompt": "z", "prompt_id": "i", "messages": [USER, BOT]}, "prompts-differ"),
     ("ultrachat", {"prompt": "a", "prompt_id": "i", "messages": [USER, BOT, BOT]}, "same-role-twice"),
     ("ultrachat", {"id": "1", "data": ["a", ""]}, "empty-answer"),
     ("no-robots", {"prompt": "a", "prompt_id": "i", "messages": [USER], "category": "Chat"}, "no-last-answer"),
@@ -178,7 +179,11 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
         {**FED, "completions": [{"response": "a", "overall_score": 99}, FED["completions"][1]]},
         "rating-out-of-range",
     ),
-    ("ultrafeedback", {**FED, "completions": [{"response": ""}, *FED["completions"]]}, "empty-answer"),
+    (
+        "ultrafeedback",
+        {**FED, "completions": [{"response": "", "overall_score": 1}, FED["completions"][1]]},
+        "empty-answer",
+    ),
     ("ultrafeedback", {**FED, "completions": [{"model": "m"}, *FED["completions"]]}, "wrong-type"),
     ("ultrafeedback", {**FED, "completions": None}, "wrong-type"),
     ("ultrafeedback-binarized", {**BINARY, "rejected": [{**USER, "content": "z"}, BOT]}, "prompts-differ"),
@@ -255,6 +260,12 @@ REPAIRED: list[tuple[str, dict[str, Any], str]] = [
         "prompt-repeated",
     ),
     ("helpsteer2", {**HELP, "coherence": "N/A"}, "rating-not-given"),
+    ("ultrachat", {"prompt": "z", "prompt_id": "i", "messages": [USER, BOT]}, "prompt-differs"),
+    (
+        "ultrafeedback",
+        {**FED, "completions": [{"response": "", "overall_score": 1}, *FED["completions"]]},
+        "empty-answer",
+    ),
     ("summarize-axis", {**AXIS, "summary": {"text": "a", "axes": {"overall": 3, "x": "N/A"}}}, "rating-not-given"),
     ("webgpt", {**PAIR, "question": "x?"}, "question-as-text"),
     ("natural-instructions", {**TASK, "Instances": [{"input": 3}, *TASK["Instances"]]}, "broken-instance"),

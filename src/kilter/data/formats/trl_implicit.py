@@ -30,10 +30,12 @@ ABOUT = "two whole texts or conversations, one preferred; the prompt is what the
 LICENSE = ""
 KINDS = ("rankings",)
 FIELDS = ("chosen", "rejected")
+ELSEWHERE = ("question", "instruction", "query", "input", "context", "post", "history")
+"""Columns that say what was asked: then the answers do not."""
 
 
 def matches(row: Mapping[str, Any]) -> float:
-    if not {"chosen", "rejected"} <= set(row) or {"prompt", "conversations"} & set(row):
+    if not {"chosen", "rejected"} <= set(row) or {"prompt", "conversations", *ELSEWHERE} & set(row):
         return 0.0
     return 0.75
 

@@ -54,7 +54,7 @@ def first_question(taken: Taken, turns: list[Message]) -> dict[str, Any]:
     said = taken.value("prompt", str, "")
     first = next((m["content"] for m in turns if m["role"] == "user"), None)
     if first is not None and said.strip() != first.strip() and not taken.faults:
-        taken.fault("prompts-differ", "field 'prompt' is not the first question of 'messages'")
+        taken.repair("prompt-differs", "field 'prompt' is not the first question of 'messages'", "the messages stand")
     return {} if said == first else {"prompt": said}
 
 

@@ -26,13 +26,15 @@ def read(taken: Taken) -> list[Record]:
     found, lost = [], {}
     for number, given in enumerate(taken.value("completions", list, [])):
         one = _completion(taken, number, given)
-        if one is not None and one[1] is None:
-            taken.repair("no-rating", f"completion {number} has no overall score", "it is set aside; the others stay")
+        name = _unusable(one) if one is not None else ""
+        if name:
+            taken.repair(name, f"completion {number} has {LACKS[name]}", "it is set aside; the others stay")
             lost[str(number)] = given
         elif one is not None:
             found.append(one)
     if len(found) < 2 and not taken.faults:
-        taken.fault("no-rating", f"{len(found)} of the completions have an overall score; a ranking needs 2")
+        name = next((n for n in LACKS if any(r[0] == n for r in taken.repairs)), "no-rating")
+        taken.fault(name, f"{len(found)} of the completions have a text and an overall score; a ranking needs 2")
     check_answers(taken, [answer for answer, *_ in found])
     taken.check()
     made = tuple(
@@ -54,13 +56,19 @@ def read(taken: Taken) -> list[Record]:
     ]
 
 
+LACKS = {"empty-answer": "no text", "no-rating": "no overall score"}
+
+
+def _unusable(one: tuple[str, Any, dict, dict, dict]) -> str:
+    """Why a completion can't be ranked, if it can't."""
+    return "empty-answer" if not one[0].strip() else "no-rating" if one[1] is None else ""
+
+
 def _completion(taken: Taken, number: int, given: Any) -> tuple[str, Any, dict, dict, dict] | None:
     """(response, overall score or None, aspects, generator, the rest) of one completion."""
     if not isinstance(given, dict) or not isinstance(given.get("response"), str):
         taken.fault("wrong-type", f"completion {number} must be an object with a response, got {seen(given)}")
         return None
-    if not given["response"].strip():
-        taken.fault("empty-answer", f"the response of completion {number} is empty")
     rated, notes = _aspects(taken, number, given.get("annotations"))
     names = {"model": "model", "principle": "principle", "custom_system_prompt": "system"}
     generator = {names[k]: given[k] for k in names if isinstance(given.get(k), str)}
