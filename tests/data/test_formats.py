@@ -71,6 +71,24 @@ def test_detection_bears_malformed_rows_and_says_what_else_fits(examples: Any) -
         formats.detect([{"x": 1}])
 
 
+@pytest.mark.parametrize("name", formats.names())
+def test_whatever_a_format_takes_from_another_it_reads_and_writes_again(name: str, examples: Any) -> None:
+    """Every format's rows in every other: refused by name, or held and stable from then on."""
+    taken = 0
+    for other in formats.names():
+        for found in read(other, examples.ROWS[other]):
+            for whole in reading.chosen(found, *formats.find(name).KINDS):
+                try:
+                    rows = write(name, [whole]) if isinstance(whole, reading.Read) else []
+                except CantHold:
+                    continue
+                again = read(name, rows)
+                assert not [f.detail for f in again if isinstance(f, Reject)], (other, rows)
+                assert write(name, again) == rows, other
+                taken += bool(rows)
+    assert taken >= len(examples.ROWS[name][:1])
+
+
 # --- malformed rows ---------------------------------------------------------------------------------------------------
 
 HI = "\n\nHuman: Hi\n\nAssistant: Hello!"

@@ -31,6 +31,11 @@ def matches(row: Mapping[str, Any]) -> float:
     return 0.9 if "input" in row else 0.6
 
 
+def plain(row: Mapping[str, Any]) -> bool:
+    """Whether kilter's own reader sees all that the row asks."""
+    return not any(row.get(k) for k in ("input", "system", "history"))
+
+
 def read(taken: Taken) -> list[Record]:
     instruction, given = taken.text("instruction", "empty-prompt"), taken.optional("input", str)
     messages, past = [], taken.optional("history", list)

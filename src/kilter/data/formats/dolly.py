@@ -20,6 +20,11 @@ def matches(row: Mapping[str, Any]) -> float:
     return 0.5 + 0.25 * ("context" in row) + 0.2 * ("category" in row)
 
 
+def plain(row: Mapping[str, Any]) -> bool:
+    """Whether kilter's own reader sees all that the row asks."""
+    return not row.get("context")
+
+
 def read(taken: Taken) -> list[Record]:
     instruction, context = taken.text("instruction", "empty-prompt"), taken.optional("context", str)
     answer = taken.text("response", "empty-answer")

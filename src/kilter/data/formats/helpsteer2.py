@@ -97,6 +97,9 @@ def write(record: Record) -> list[dict[str, Any]]:
     record = judgment_of(record)
     if not record.aspects and not record.ratings:
         raise CantHold("HelpSteer2 holds ratings of each answer; this judgment has none")
+    marks = [v for rated in record.aspects for v in rated.values() if v is not None] if record.aspects else []
+    if not all(0 <= v <= 4 for v in (*marks, *(() if record.aspects else record.ratings))):
+        raise CantHold("HelpSteer2's ratings run from 0 to 4; those of this judgment do not")
     rows = []
     for i, candidate in enumerate(record.candidates):
         rated = dict(record.aspects[i]) if record.aspects else {"helpfulness": record.ratings[i]}

@@ -72,6 +72,8 @@ def write(record: Record) -> list[dict[str, Any]]:
     prompt = record if isinstance(record, Prompt) else getattr(record, "prompt", None)
     if not isinstance(prompt, Prompt):
         raise CantHold(f"these rows have a prompt; a {type(record).__name__.lower()} has none")
+    if any(m["role"] not in ("system", "user", "assistant") or m.get("tool_calls") for m in prompt.messages):
+        raise CantHold("these rows hold turns of the user and the assistant; those of tools would be lost")
     single = len(prompt.messages) == 1 and prompt.messages[0]["role"] == "user"
     row: dict[str, Any] = {"prompt": prompt.messages[0]["content"] if single else [dict(m) for m in prompt.messages]}
     if isinstance(record, Demonstration):

@@ -181,7 +181,10 @@ def write_group(records: list[Record]) -> list[dict[str, Any]]:
         if tree:
             return list(tree)
     nodes: dict[str, Node] = {}
-    tree_id = group_of(records[0])
+    prompt = getattr(records[0], "prompt", None)
+    tree_id = (prompt.split_group if prompt is not None else "") or content_id(
+        group_of(records[0]), [_answers(r) for r in records]
+    )
     for record in records:
         if isinstance(record, Demonstration):
             ends: list[tuple[str, int | None, dict[str, Any]]] = [(record.answer, None, record.generator)]
@@ -196,6 +199,10 @@ def write_group(records: list[Record]) -> list[dict[str, Any]]:
             node |= {"rank": rank if node["rank"] is None else node["rank"], "synthetic": "model" in made}
             node |= {"model_name": made["model"]} if "model" in made else {}
     return list(nodes.values())
+
+
+def _answers(record: Record) -> list[str]:
+    return [c.answer for c in record.candidates] if isinstance(record, Judgment) else [getattr(record, "answer", "")]
 
 
 def _grow(nodes: dict[str, Node], tree: str, prompt: Prompt) -> str | None:

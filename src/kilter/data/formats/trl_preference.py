@@ -48,7 +48,7 @@ def asked(taken: Taken) -> tuple[list[Message], bool]:
     """The prompt as messages, and whether it was a list of them."""
     if isinstance(taken.row.get("prompt"), list):
         messages = conversation(taken, taken.value("prompt", list, []), "message")
-        check_turns(taken, messages, "user")
+        check_turns(taken, messages, "" if messages and messages[-1]["role"] == "tool" else "user")
         return messages, True
     return [user(taken.text("prompt", "empty-prompt"))], False
 

@@ -122,6 +122,10 @@ def write(record: Record) -> list[dict[str, Any]]:
     record = judgment_of(record)
     if not record.ratings:
         raise CantHold("UltraFeedback holds a score for each completion; this judgment has none")
+    if len(record.candidates) < 2:
+        raise CantHold("UltraFeedback compares completions; this judgment has one answer")
+    if not all(0 <= score <= 10 for score in record.ratings):
+        raise CantHold("UltraFeedback's scores run from 1 to 10; those of this judgment do not")
     asked, own = one_question(record.prompt.messages, "UltraFeedback"), bits(record, "ultrafeedback")
     rows = []
     for i, c in enumerate(record.candidates):
