@@ -204,6 +204,7 @@ def test_what_a_format_cant_hold_is_rejected_by_name(examples: Any, tmp_path: Pa
     source = open_source(write_rows(tmp_path / "in.jsonl", examples.ROWS["messages"]))
     card = convert([source], "dolly", tmp_path / "out.jsonl")
     assert (card["written"], card["rejected"], card["reasons"]) == (1, 1, {"cannot-hold": 1})
+    assert card["licenses_of_public_sets"] == {"messages": ""}
     (reject,) = kept(tmp_path / "rejects.jsonl")
     assert "dolly holds one question; 3 more messages would be lost" in reject["detail"]
     ties = [{"question": {"full_text": "q"}, "answer_0": "a", "answer_1": "b", "score_0": 0, "score_1": 0}]
@@ -340,3 +341,20 @@ def test_the_doctor_examines_parquet_and_transcripts(
     found = json.loads(capsys.readouterr().out)
     assert (found["target"], found["kind"]) == (str(tmp_path / "hh.parquet"), "data")
     assert found["sections"][0]["about"] == "rankings"
+
+
+def test_an_export_without_a_licence_says_what_the_public_set_has(
+    examples: Any,
+    tmp_path: Path,
+    write_rows: Writer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KILTER_QUIET", "0")
+    path, out = write_rows(tmp_path / "in.jsonl", examples.ROWS["alpaca"]), tmp_path / "out.jsonl"
+    argv = ["data", "convert", str(path), "--to", "messages", "--out", str(out)]
+    assert cli.main(argv) == 0
+    assert "licence not-stated; the public set of the format alpaca is cc-by-nc-4.0" in capsys.readouterr().err
+    assert cli.main([*argv, "--license", "CC BY-NC 4.0"]) == 0
+    assert capsys.readouterr().err == f"3 rows of messages written to {out}, licence cc-by-nc-4.0\n"
+    assert json.loads((tmp_path / "out.jsonl.card.json").read_text())["license"] == "cc-by-nc-4.0"

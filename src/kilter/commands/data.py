@@ -95,6 +95,11 @@ def convert(args: argparse.Namespace) -> None:
         sources, args.to, out, format=args.format, kind=args.kind, mixed=args.allow_mixed_license, rejects=rejects
     )
     bad = f", {card['rejected']} of {card['rows']} rows rejected ({_told(card['reasons'])})" if card["rejected"] else ""
+    public = {f"{name} is {known}" for name, known in card["licenses_of_public_sets"].items() if known}
+    if card["license"] == "not-stated" and public:
+        bad += (
+            f"; the public set of the format {' and '.join(sorted(public))}: if it is that one, say so with --license"
+        )
     say(f"{card['written']} rows of {card['format']} written to {out}, licence {card['license']}{bad}")
 
 

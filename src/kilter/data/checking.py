@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +72,7 @@ class Tally:
     languages: Counter[str] = field(default_factory=Counter)
     controls: Counter[str] = field(default_factory=Counter)
     controlled: int = 0
-    lengths: dict[str, Histogram] = field(default_factory=dict)
+    lengths: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(Histogram))
     row_hashes: array[int] = field(default_factory=lambda: array("q"))
     prompt_hashes: array[int] = field(default_factory=lambda: array("q"))
     first: dict[str, str] = field(default_factory=dict)
@@ -85,13 +85,17 @@ class Tally:
         self.faults.update((found.name, *found.also))
         self.first.setdefault(found.name, f"{found.where}: {found.detail}")
 
-    def read(self, found: Read) -> None:
-        """Count rows that were read, and their records."""
+    def rows(self, found: Read) -> None:
+        """Count rows that were read, and what was mended of them."""
         self.ok += len(found.rows)
         self.repaired += len({r.where for r in found.repairs})
         for mended in found.repairs:
             self.repairs[mended.name] += 1
             self.first.setdefault(mended.name, f"{mended.where}: {mended.detail}; {mended.repair}")
+
+    def read(self, found: Read) -> None:
+        """Count rows that were read, and their records."""
+        self.rows(found)
         for row in found.rows:
             self.row_hashes.append(hash(row.text or json.dumps(row.value, sort_keys=True)))
         for record in found.records:
@@ -125,7 +129,7 @@ class Tally:
 
     def _length(self, name: str, text: str) -> None:
         for unit, length in (("words", count_words(text)), ("characters", len(text))):
-            self.lengths.setdefault(f"{name} {unit}", Histogram()).add(length)
+            self.lengths[f"{name} {unit}"].add(length)
 
     def _compare(self, record: Judgment) -> None:
         """The best answer of a judgment beside its worst."""

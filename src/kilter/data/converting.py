@@ -149,7 +149,7 @@ def _gathered(
 
 def _count(found: Read, written: int, lost: Sequence[BadRow], tally: Tally, kept: RejectsFile) -> None:
     if written:
-        tally.read(found)
+        tally.rows(found)
         for mended in found.repairs:
             kept.add(mended)
     for error in lost[:1] if written else ():
@@ -177,6 +177,7 @@ def _card(
         "written": sum(licenses.values()),
         "license": strictest(licenses),
         "licenses": dict(licenses.most_common()),
+        "licenses_of_public_sets": {r.format: formats.find(r.format).LICENSE for _, r, _ in parts if r.format},
         "rows": sums["ok"] + sums["rejected"],
         **sums,
         "reasons": dict(reasons.most_common()),

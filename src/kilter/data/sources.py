@@ -373,7 +373,7 @@ def _row(where: str, value: Any, text: str = "") -> Iterator[Row | Reject]:
         yield Reject(where, "not-an-object", detail, "", text[:RAW] or raw_of(value))
         return
     try:
-        if not text or "\\u" in text or SURROGATE.search(text):
+        if not text or "\\u" in text:
             found = _bad_text(value)
             if found is not None:
                 raise BadRow("half-surrogate", f"a text holds half of a surrogate pair ({found!a})")
