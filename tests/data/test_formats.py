@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kilter.data import formats, reading
+from kilter.data.files import Row
 from kilter.data.parts import CantHold
 from kilter.data.rejects import Reject
-from kilter.data.sources import Row
 from kilter.errors import DataError, UserError
 
 

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilter.data import sources
+from kilter.data import files, sources
+from kilter.data.files import Limits, Row
 from kilter.data.rejects import Reject
-from kilter.data.sources import Limits, Row, Source, open_source
+from kilter.data.sources import Source, open_source
 from kilter.errors import DataError, UserError
 
 ROWS = [{"text": "tom"}, {"text": "ann", "n": 2}, {"text": "茶が好き", "x": [1, {"y": None}]}]
@@ -309,8 +310,8 @@ def test_a_list_is_streamed_as_it_would_be_read_whole(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "list.json"
     path.write_text(json.dumps(rows, indent=indent, ensure_ascii=False), encoding="utf-8")
-    before, sources.BLOCK = sources.BLOCK, 7
+    before, files.BLOCK = files.BLOCK, 7
     try:
         assert read(path) == (rows, [])
     finally:
-        sources.BLOCK = before
+        files.BLOCK = before

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from kilter.data import formats
+from kilter.data.files import Row
 from kilter.data.parts import Taken
 from kilter.data.records import Demonstration, Judgment, Prompt, Record, Text
 from kilter.data.rejects import BadRow, Reject
-from kilter.data.sources import Row, Source
+from kilter.data.sources import Source
 from kilter.errors import DataError, UserError
 
 KINDS = ("demonstrations", "rankings", "labels", "prompts", "text", "steps")

@@ -18,9 +18,10 @@ import numpy as np
 
 from kilter.data import formats, judgments, reading, render
 from kilter.data import rows as forms
+from kilter.data.files import Row
 from kilter.data.records import Judgment, Prompt, write_jsonl
 from kilter.data.rejects import Reject
-from kilter.data.sources import ENDINGS, Row, Source, is_rows, open_source, split_of
+from kilter.data.sources import ENDINGS, Source, is_rows, open_source, split_of
 from kilter.errors import DataError
 from kilter.progress import say
 

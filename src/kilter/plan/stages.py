@@ -494,7 +494,8 @@ def _assumed(c: Any, kind: str, room: int, max_new: int, why: str) -> Lengths:
 
 def _counted(path: Path, folder: str, c: Any, kind: str, room: int, max_new: int) -> Lengths:
     from kilter.data import streams
-    from kilter.data.sources import Row, open_source
+    from kilter.data.files import Row
+    from kilter.data.sources import open_source
     from kilter.models.load import load_tokenizer
 
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
