@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from kilter import __version__
-from kilter.commands import curate, datasets, llm, look, runs, talk
+from kilter.commands import curate, data, datasets, llm, look, runs, talk
 from kilter.commands import serve as serving
 from kilter.commands.train import train
 from kilter.errors import KilterError, UserError, nearest
@@ -205,6 +205,32 @@ VERBS: dict[str, Verb] = {
             "kilter data curate demos.jsonl --steps steps.yaml --benchmark test.jsonl --out curated --processes 2",
         ),
     ),
+    "data check": Verb(
+        "what files of rows hold: format, counts, lengths, licence, and every malformed row by its reason",
+        data.check_arguments,
+        data.check,
+        (
+            "kilter data check rows.jsonl.gz",
+            "kilter data check folder/ --split train --json",
+            "kilter data check hh.jsonl --rejects bad.jsonl --max-rejects 0.01",
+        ),
+    ),
+    "data convert": Verb(
+        "rows of any public format in another, with a card that says where they come from",
+        data.convert_arguments,
+        data.convert,
+        (
+            "kilter data convert ultrafeedback.jsonl --to trl-preference --out pairs.parquet",
+            "kilter data convert oasst.parquet --to messages --kind demonstrations --out chats.jsonl",
+        ),
+    ),
+    "data show": Verb(
+        "print a few rows as a person would read them",
+        data.show_arguments,
+        data.show,
+        ("kilter data show hh.jsonl.gz -n 3", "kilter data show hh.jsonl.gz --row 2312"),
+    ),
+    "data formats": Verb("list the formats that can be read and written", data.formats_arguments, data.list_formats),
     "sandbox show": Verb(
         "print sandbox prompts, answers and the oracle's reasons",
         talk.show_arguments,

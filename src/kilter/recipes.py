@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kilter import config, references
+from kilter.data.sources import ENDINGS
 from kilter.errors import RecipeError, nearest
 
 PACKAGE = config.PACKAGE
@@ -296,8 +297,8 @@ def _check_references(plan: StagePlan, plans: Mapping[str, StagePlan], path: Pat
         if references.python_function(text):
             _check_function(text, plan.name, path)
         elif target is None and text and not Path(text).expanduser().exists() and not (path.parent / text).exists():
-            looks_like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.endswith((".jsonl", ".json"))
-            if not looks_like_hub and (files or not text.endswith((".jsonl", ".json"))):
+            looks_like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.endswith(ENDINGS)
+            if not looks_like_hub and (files or not text.endswith(ENDINGS)):
                 raise RecipeError(
                     f"{path}: stage {plan.name!r} reads {text!r}, which is neither a stage, a file, a folder nor a hub "
                     "id"

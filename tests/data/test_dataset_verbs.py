@@ -61,8 +61,8 @@ def test_stats_prints_writes_a_page_and_gives_json(run: Run) -> None:
 def test_mix_says_what_runs_short_and_refuses_licences_in_silence(run: Run) -> None:
     code, _, err = run("mix", "a.jsonl=0.5", "b.jsonl=0.5", "--n", "20", "--out", "m.jsonl")
     assert code == 2
-    assert "--mix-licences mixes them all the same" in err
-    code, out, _ = run("mix", "a.jsonl=0.5", "b.jsonl=0.5", "--n", "20", "--out", "m.jsonl", "--mix-licences")
+    assert "--mix-licenses mixes them all the same" in err
+    code, out, _ = run("mix", "a.jsonl=0.5", "b.jsonl=0.5", "--n", "20", "--out", "m.jsonl", "--mix-licenses")
     assert code == 0
     assert "b.jsonl runs short: 5 of 10 rows wanted" in out
     assert "15 rows written to m.jsonl, under CC-BY-NC-4.0" in out

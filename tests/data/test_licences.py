@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilter.data import licences
+from kilter.data.licences import normal, strictest
 
 NAMES = ["CC0-1.0", "MIT", "CC-BY-4.0", "CC-BY-SA-3.0", "OpenAI-terms", "CC-BY-NC-4.0", "CC-BY-ND-4.0", ""]
 
@@ -72,3 +73,11 @@ def test_public_sets_state_their_licences() -> None:
     assert licences.of_set("nvidia/HelpSteer2").name == "CC-BY-4.0"
     assert licences.of_set("HuggingFaceH4/no_robots").kind == "non-commercial"
     assert licences.of_set("mine") == licences.UNKNOWN
+
+
+def test_an_expression_is_as_strict_as_its_strictest_part() -> None:
+    found = normal("cc-by-nc-4.0 AND MIT")
+    assert (found.name, found.kind, found.non_commercial) == ("CC-BY-NC-4.0 AND MIT", "non-commercial", True)
+    assert normal("mit and CC BY-NC 4.0") == found
+    assert strictest(["MIT AND Apache-2.0", "CC-BY-4.0"]).name == "CC-BY-4.0"
+    assert strictest(["mit", "my own words"]).name == "my own words"

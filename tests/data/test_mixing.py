@@ -68,7 +68,7 @@ def test_licences_are_not_mixed_in_silence(tmp_path: Path) -> None:
     a, b = source(tmp_path, "a.jsonl", 9, license="apache-2.0"), source(tmp_path, "b.jsonl", 9, license="CC BY-SA 4.0")
     c = source(tmp_path, "c.jsonl", 9, license="cc-by-nc-4.0")
     out = tmp_path / "m.jsonl"
-    with pytest.raises(UserError, match=r"2 under Apache-2.0; .*b.jsonl: 2 under CC-BY-SA-4.0.*--mix-licences"):
+    with pytest.raises(UserError, match=r"2 under Apache-2.0; .*b.jsonl: 2 under CC-BY-SA-4.0.*--mix-licenses"):
         mixing.mix({a: 1, b: 1}, 4, out)
     assert not out.exists()
     assert list(tmp_path.glob("*.partial")) == []

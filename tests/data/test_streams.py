@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -353,3 +356,79 @@ def test_fields_kilter_does_not_know_travel_along() -> None:
     prompt = Prompt.from_json(row)
     assert prompt.extra == {"my_field": (1, 2)} or prompt.extra == {"my_field": [1, 2]}
     assert "my_field" in json.dumps(prompt.to_json())
+
+
+# --- rows of public formats -------------------------------------------------------------------------------------------
+
+HH = [
+    {"chosen": f"\n\nHuman: the dog\n\nAssistant: {good}", "rejected": f"\n\nHuman: the dog\n\nAssistant: {bad}"}
+    for good, bad in (("eats", "sings"), ("likes tea", "sings"))
+]
+
+
+def packed(path: Path, rows: list[Any]) -> Path:
+    path.write_bytes(gzip.compress(b"".join(json.dumps(r).encode() + b"\n" for r in rows)))
+    return path
+
+
+def test_transcripts_train_like_plain_pairs(tokenizer: Any, tmp_path: Path, write_rows: Writer) -> None:
+    """hh-rlhf's rows, gzipped, give the very items of kilter's own rows, and its bad ones are rejected by place."""
+    bad = {"chosen": "\n\nHuman: the dog\n\nAssistant: ", "rejected": HH[0]["rejected"]}
+    path = packed(tmp_path / "hh.jsonl.gz", [HH[0], bad, HH[1]])
+    found, rejects = streams.load(path, "rankings", tokenizer, 64, 0.5)
+    plain = [{"prompt": "the dog", "chosen": a, "rejected": "sings"} for a in ("eats", "likes tea")]
+    wanted, _ = streams.load(write_rows(tmp_path / "own.jsonl", plain), "rankings", tokenizer, 64, 0.0)
+    assert [i.sequences for i in found] == [i.sequences for i in wanted]
+    assert [i.pairs for i in found] == [i.pairs for i in wanted]
+    assert [i.where for i in found] == [f"{path}:1", f"{path}:3"]
+    assert [(r["where"], r["name"]) for r in rejects] == [(f"{path}:2", "empty-chosen")]
+    assert rejects[0]["reason"].startswith(f"{path}:2: ")
+    shown, _ = streams.load(path, "demonstrations", tokenizer, 64, 0.5)
+    assert [s.ids for s in shown] == [i.sequences[0] for i in wanted]
+    asked, _ = streams.load(path, "prompts", tokenizer, 64, 0.5)
+    assert [a.prompt.messages for a in asked] == [({"role": "user", "content": "the dog"},)] * 2
+
+
+def test_an_alpaca_input_is_part_of_what_is_asked(tokenizer: Any, tmp_path: Path, write_rows: Writer) -> None:
+    rows = [{"instruction": "the dog", "input": "likes", "output": "tea"}] * 2
+    (first, _), rejects = streams.load(write_rows(tmp_path / "a.jsonl", rows), "demonstrations", tokenizer, 64, 0.0)
+    own = [{"prompt": "the dog\n\nlikes", "answer": "tea"}]
+    (wanted,), _ = streams.load(write_rows(tmp_path / "b.jsonl", own), "demonstrations", tokenizer, 64, 0.0)
+    assert (first.ids, rejects) == (wanted.ids, [])
+
+
+def test_parquet_lists_and_folders_are_trained_on(
+    tokenizer: Any, tmp_path: Path, write_rows: Writer, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    wanted, _ = streams.load(write_rows(tmp_path / "own.jsonl", GOOD["rankings"][:1]), "rankings", tokenizer, 64, 0.0)
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    table = pa.Table.from_pylist(GOOD["rankings"][:1])
+    for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"):
+        pq.write_table(table, tmp_path / "set" / "data" / name)
+    (tmp_path / "rows.json").write_text(json.dumps(GOOD["rankings"][:1]))
+    monkeypatch.setenv("KILTER_QUIET", "0")
+    for path in (tmp_path / "set", tmp_path / "set" / "data" / "test-00000-of-00001.parquet", tmp_path / "rows.json"):
+        found, rejects = streams.load(path, "rankings", tokenizer, 64, 0.0)
+        assert rejects == []
+        assert [i.sequences for i in found] == [i.sequences for i in wanted]
+    assert "the split 'train' is read; left out: test" in capsys.readouterr().err
+
+
+def test_ultrafeedback_is_a_ranking_of_all_its_completions(tokenizer: Any, tmp_path: Path, write_rows: Writer) -> None:
+    made = [{"response": r, "overall_score": s} for r, s in (("eats", 9.0), ("sings", 2.0), ("likes tea", 9.0))]
+    path = write_rows(tmp_path / "u.jsonl", [{"instruction": "the dog", "models": [], "completions": made}])
+    (item,), _ = streams.load(path, "rankings", tokenizer, 64, 0.0)
+    assert (item.tiers, item.ratings) == (((0, 2), (1,)), (9.0, 2.0, 9.0))
+    assert [(p.better, p.worse, p.weight) for p in item.pairs] == [(0, 1, 0.5), (2, 1, 0.5)]
+
+
+def test_conversations_that_a_chat_can_hold_no_turn_of_are_rejected(
+    tokenizer: Any, tmp_path: Path, write_rows: Writer
+) -> None:
+    turns = [{"from": "human", "value": "the dog"}, {"from": "gpt", "value": "eats"}]
+    called = [turns[0], {"from": "function_call", "value": "{}"}, {"from": "observation", "value": "x"}, turns[1]]
+    rows = [{"conversations": turns}, {"conversations": called}]
+    items, rejects = streams.load(write_rows(tmp_path / "s.jsonl", rows), "demonstrations", tokenizer, 64, 0.5)
+    assert len(items) == 1
+    assert "s.jsonl:2" in rejects[0]["reason"]
+    assert "must alternate" in rejects[0]["reason"]

@@ -10,6 +10,7 @@ online methods).
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -454,3 +455,21 @@ def test_there_is_no_pickle_and_no_hidden_generator_to_lose(cut_off: Callable[..
     for one in folder.glob("round-*"):
         assert sorted(p.name for p in one.iterdir()) == ["state.json", "tensors.safetensors"]
         assert set(json.loads((one / "state.json").read_text())["state"]) == {"round", "kl_coef"}
+
+
+# --- public formats ---------------------------------------------------------------------------------------------------
+
+
+def test_the_one_command_trains_on_transcripts_and_on_a_folder(world: Path, tmp_path: Path) -> None:
+    rows = [
+        {"chosen": f"\n\nHuman: tom\n\nAssistant: {w}", "rejected": "\n\nHuman: tom\n\nAssistant: no"} for w in "ab"
+    ]
+    file = tmp_path / "set" / "harmless-base" / "train.jsonl.gz"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(gzip.compress(b"".join(json.dumps(r).encode() + b"\n" for r in rows * 4)))
+    for number, data in enumerate((file, tmp_path / "set")):
+        argv = (
+            f"train dpo --model {world}/llama --data {data} --out {tmp_path}/o{number} --steps 1 --batch 4 --threads 1"
+        )
+        assert cli.main(argv.split()) == 0
+        assert (tmp_path / f"o{number}" / "dpo" / "model" / "config.json").is_file()

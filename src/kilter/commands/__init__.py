@@ -8,6 +8,7 @@ serve.py   serve
 llm.py     ask, calls
 datasets.py  data stats, data mix, data split, data leaks, data diff, data compile
 curate.py  data curate
+data.py    data check, data convert, data show, data formats
 torch is imported only once there is something to compute.
 """
 

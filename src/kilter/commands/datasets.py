@@ -132,7 +132,7 @@ def mix_arguments(parser: Arguments) -> None:
     parser.add_argument("--out", metavar="FILE", required=True, help="the file to write")
     parser.add_argument("--kind", metavar="KIND", default="", help=KIND)
     parser.add_argument("--seed", metavar="N", type=int, default=1, help=SEED)
-    parser.add_argument("--mix-licences", action="store_true", help="mix rows under different licences all the same")
+    parser.add_argument("--mix-licenses", action="store_true", help="mix rows under different licences all the same")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
@@ -144,7 +144,7 @@ def mix(args: argparse.Namespace) -> None:
     out = Path(args.out).expanduser()
     if out in sources:
         raise UserError(f"--out {out} is one of the sources")
-    found = mixed(sources, args.n, out, args.seed, args.kind, args.mix_licences)
+    found = mixed(sources, args.n, out, args.seed, args.kind, args.mix_licenses)
     if args.json:
         _print_json(found.to_json())
         return

@@ -97,20 +97,25 @@ def compile_file(
         raise UserError(f"there is no rule {orders!r} for both orders{nearest(orders, ORDERS)}")
     if merge == "rater-weighted" and weights is None:
         weights = merging.rater_weights(_judgments(path, "weighing raters"))
-    found = groups.by_prompt(_judgments(path, "reading"))
+    steps: Counter[str] = Counter()
+    found = groups.by_prompt(_judgments(path, "reading", steps))
     if orders:
         found = (joined(group, orders) for group in found)
     if merge:
         found = ([merging.merge(group, merge, weights)] for group in found)
-    note = Compiled()
+    note = Compiled(without=steps)
     storage.write_rows(out, rows(found, rule, seed, note))
     return note
 
 
-def _judgments(path: Path, label: str) -> Iterator[Judgment]:
+def _judgments(path: Path, label: str, left: Counter[str] | None = None) -> Iterator[Judgment]:
+    """Judgments of alternatives; the steps of one solution are left out and counted."""
     for row in storage.open_rows(path, "rankings", label):
         assert isinstance(row.record, Judgment)
-        yield row.record
+        if row.record.kind != "steps":
+            yield row.record
+        elif left is not None:
+            left["steps of one solution, not alternatives"] += 1
 
 
 def compiled(group: Sequence[Judgment], rule: str, seed: int = 1, without: Counter[str] | None = None) -> Made:

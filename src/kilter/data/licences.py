@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KINDS = (
     "public domain",
@@ -105,6 +105,10 @@ def normal(name: str) -> Licence:
         return UNKNOWN
     if key in _BY_KEY:
         return _BY_KEY[key]
+    parts = re.split(r"\s+and\s+", name.strip(), flags=re.IGNORECASE)
+    if len(parts) > 1:  # an expression: all of them hold
+        hardest = strictest(parts)
+        return replace(hardest, name=" AND ".join(sorted({normal(p).name for p in parts})))
     return _creative_commons(name) or Licence(name.strip(), "unknown")
 
 

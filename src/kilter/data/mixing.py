@@ -155,6 +155,6 @@ def _licence(parts: list[Part], mixed: bool) -> tuple[str, str]:
         )
         raise UserError(
             f"rows under different licences are not mixed unless you say so ({told}); all of them would stand under "
-            f"the strictest, {strictest(names).name}: --mix-licences mixes them all the same"
+            f"the strictest, {strictest(names).name}: --mix-licenses mixes them all the same"
         )
     return strictest(names).name, conflict(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,14 @@ RAW = 2000
 class BadRow(DataError):
     """A row that can't become a record; `name` is the reason to count by, such as `empty-answer`."""
 
-    def __init__(self, name: str, detail: str, repair: str = "") -> None:
+    def __init__(self, name: str, detail: str, repair: str = "", also: Sequence[str] = ()) -> None:
         super().__init__(detail)
-        self.name, self.detail, self.repair = name, detail, repair
+        self.name, self.detail, self.repair, self.also = name, detail, repair, tuple(also)
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that was left out."""
+    """A row that was left out, or with `kept` one that was mended."""
 
     where: str
     """File and line, or file and row."""
@@ -34,10 +35,14 @@ class Reject:
     """The repair that was tried, empty where there is none."""
     raw: str = ""
     """The row as it stood, its first characters."""
+    also: tuple[str, ...] = ()
+    """Names of what else is wrong with the same row."""
+    kept: bool = False
+    """Whether the row went on, mended as `repair` says."""
 
     @classmethod
     def of(cls, where: str, error: BadRow, raw: str) -> Reject:
-        return cls(where, error.name, error.detail, error.repair, raw[:RAW])
+        return cls(where, error.name, error.detail, error.repair, raw[:RAW], error.also)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "also": list(self.also)}

@@ -95,6 +95,8 @@ def labelled(row: Mapping[str, Any], where: str) -> Judgment:
 def _judgment(row: Mapping[str, Any], where: str) -> Judgment:
     if "candidates" in row:
         found = Judgment.from_json(row)
+        if found.kind == "steps":
+            raise DataError(f"{where}: the steps of one solution are no answers to choose between")
         check_messages(found.prompt.messages, where)
     else:
         asked = prompt(row, where)

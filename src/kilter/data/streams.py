@@ -8,17 +8,22 @@ from (seed, stream), so a resumed run sees exactly the rows that an uninterrupte
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from kilter.data import judgments, render
+from kilter.data import formats, judgments, reading, render
 from kilter.data import rows as forms
-from kilter.data.records import Judgment, Prompt, parse_line, write_jsonl
+from kilter.data.files import Row
+from kilter.data.records import Judgment, Prompt, write_jsonl
+from kilter.data.rejects import Reject
+from kilter.data.sources import ENDINGS, Source, is_rows, open_source, split_of
 from kilter.errors import DataError
+from kilter.progress import say
 
 T = TypeVar("T")
 
@@ -109,22 +114,96 @@ class Rows:
 
 
 def read_rows(path: Path, parse: Callable[[dict[str, Any], str], Any]) -> Rows:
-    """Parse every line of a JSONL file (or every *.jsonl of a folder); bad ones are kept with file, line and reason."""
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files or not all(f.is_file() for f in files):
-        raise DataError(f"no JSONL file at {path}")
+    """Parse every row of a file, or of a folder; bad ones are kept with file, line and reason.
+
+    Rows of kilter's own kinds go to `parse`. Rows that look more like a public format that says more than `parse` would
+    see (hh-rlhf's transcripts, Alpaca's input, UltraFeedback) are read in that format, as records of the parser's kind.
+    """
     rows = Rows([], [])
-    for file in files:
-        with open(file, "rb") as lines:
-            for number, raw in enumerate(lines, 1):
-                if not raw.strip():
-                    continue
-                where = f"{file}:{number}"
-                try:
-                    rows.good.append((where, parse(parse_line(raw, where), where)))
-                except (ValueError, TypeError, KeyError, AttributeError) as error:
-                    rows.rejects.append(_reject(where, error, raw))
+    for found in parsed(path, parse):
+        if isinstance(found, dict):
+            rows.rejects.append(found)
+        else:
+            rows.good.append(found)
     return rows
+
+
+def parsed(path: Path, parse: Callable[[dict[str, Any], str], Any]) -> Iterator[tuple[str, Any] | dict[str, Any]]:
+    """(place, parsed row) or a rejected row, one at a time."""
+    stream = _source(path).rows()
+    head = list(islice(stream, formats.SAMPLE))
+    rows = chain(head, stream)
+    kind = next((name for name, known in PARSERS.items() if known is parse), "")
+    form = _format([r.unmended for r in head if isinstance(r, Row)], path) if kind and kind != "text" else None
+    if form is not None:
+        yield from _of_format(rows, form, kind)
+        return
+    for row in rows:
+        if isinstance(row, Reject):
+            yield _reject(row.where, DataError(row.detail), row.raw)
+            continue
+        try:
+            yield row.where, parse(row.unmended, row.where)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            yield _reject(row.where, error, row.raw)
+
+
+def _source(path: Path) -> Source:
+    """The JSONL files of a folder, as ever; else any file or folder with rows, of which the training split is taken."""
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else []
+    if files:
+        return Source(str(path), tuple(files))
+    if not path.exists() or not is_rows(path):
+        raise DataError(f"no JSONL file at {path}, nor another file that holds rows ({', '.join(ENDINGS)})")
+    found = open_source(path)
+    names = {s for f in found.files if (s := split_of(f.relative_to(path)))} if path.is_dir() else set()
+    if len(names) > 1 and "train" in names:
+        found = open_source(path, split="train")
+        say(f"{path}: the split 'train' is read; left out: {', '.join(sorted(names - {'train'}))}")
+    return found
+
+
+def _format(sample: Sequence[dict[str, Any]], path: Path) -> Any:
+    """The public format of some rows, None where kilter's own reader sees all that they say."""
+    try:
+        found = formats.detect(sample, str(path))
+    except DataError:
+        return None
+    form = formats.find(found.name)
+    if hasattr(form, "plain") and all(map(form.plain, sample)):
+        return None
+    plain = [score for name, score in found.others if getattr(formats.find(name), "PLAIN", False)]
+    return None if getattr(form, "PLAIN", False) or max(plain, default=0.0) >= found.certainty else form
+
+
+def kinds_of(sample: Sequence[dict[str, Any]], path: Path) -> str:
+    """What rows of a public format are read as, when nobody says; nothing for kilter's own rows."""
+    form = _format(sample, path)
+    return next((k for k in form.KINDS if k in PARSERS), "") if form is not None else ""
+
+
+def _of_format(rows: Iterable[Row | Reject], form: Any, kind: str) -> Iterator[tuple[str, Any] | dict[str, Any]]:
+    """Records of a kind out of rows of a public format."""
+    for read in reading.read_as(rows, form):
+        for found in reading.chosen(read, kind):
+            if isinstance(found, Reject):
+                yield _reject(found.where, DataError(found.detail), found.raw) | {"name": found.name}
+                continue
+            for number, record in enumerate(found.records, 1):
+                where = found.where if len(found.records) == 1 else f"{found.where}/{number}"
+                try:
+                    check_record(record, where)
+                    yield where, record
+                except DataError as error:
+                    yield _reject(where, error, found.rows[0].raw)
+
+
+def check_record(record: Any, where: str) -> None:
+    """Refuse what can be read but not trained on: other roles than a chat's, a ranking without a second answer."""
+    prompt = record if isinstance(record, Prompt) else record.prompt
+    render.check_messages(prompt.messages, where)
+    if isinstance(record, Judgment) and len(record.candidates) < 2 and not record.ratings and not record.flags:
+        raise DataError(f"{where}: a ranking needs at least 2 answers, got {len(record.candidates)}")
 
 
 def _reject(where: str, error: Exception, raw: bytes | str) -> dict[str, Any]:
@@ -155,7 +234,7 @@ def load(
     keep: Path | None = None,
     pool: bool = False,
 ) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Items of `kind` from a JSONL file, and the rejected rows; raises when more than `max_rejects` of them are bad.
+    """Items of `kind` from a file of rows, and the rejected rows; raises when more than `max_rejects` of them are bad.
 
     `keep` is the file that the rejected rows are written to before it raises. With `pool` all judgments of one prompt
     become one item, which stands where the first of them does.

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from kilter.data import streams as data
-from kilter.data.records import parse_line
 from kilter.doctor import numerics, reward, rows, tokens
 from kilter.doctor.finding import Finding, attempt, count, graded, worst
 from kilter.doctor.tokens import Asked
@@ -200,16 +200,11 @@ def asked_of(record: Any) -> list[Asked]:
 
 def first_asked(path: Path, kind: str, n: int) -> list[Asked]:
     """Prompts and answers of the first rows of a file that can be read."""
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     found: list[Asked] = []
-    for file in files:
-        with open(file, "rb") as lines:
-            for number, raw in enumerate(lines, 1):
-                if len(found) >= n or number > 10 * n:
-                    break
-                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-                    where = f"{file}:{number}"
-                    found += asked_of(data.PARSERS[kind](parse_line(raw, where), where)) if raw.strip() else []
+    for row in islice(data.parsed(path, data.PARSERS[kind]), 10 * n):
+        if len(found) >= n:
+            break
+        found += asked_of(row[1]) if isinstance(row, tuple) else []
     return found[:n]
 
 

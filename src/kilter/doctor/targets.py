@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from kilter import pipeline, recipes
 from kilter.data import judgments, render
 from kilter.data import streams as data
+from kilter.data.sources import is_rows
 from kilter.doctor import numerics, reward, rows, stage, tokens
 from kilter.doctor.finding import Finding, Section, Span, attempt, worst
 from kilter.doctor.tokens import Asked
@@ -83,7 +85,7 @@ def examine(
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
             return Examination(target, "checkpoint", [_checkpoint(folder, shown)])
-    if path.suffix in (".jsonl", ".json") or any(path.glob("*.jsonl") if path.is_dir() else ()):
+    if is_rows(path):
         return Examination(target, "data", [_data(path, kind, model, shown)])
     what = "holds none of these" if path.is_dir() else "is none of these" if path.exists() else "is not there"
     raise UserError(
@@ -269,16 +271,26 @@ def detect(path: Path) -> str:
     """The kind that most of the first rows of a file can be read as; of several, the one that says the most."""
     last = ("demonstrations", "prompts", "text")
     order = ["rankings", *(k for k in data.PARSERS if k not in ("rankings", *last)), *last]
-    sample = data.read_rows(path, lambda row, where: row)
-    if not sample.good:
-        reason = sample.rejects[0]["reason"] if sample.rejects else f"{path} has no rows"
-        raise DataError(reason if sample.rejects else f"{reason}; give a JSONL file, one object a line")
-    hits = {kind: sum(_reads(kind, row, where) for where, row in sample.good[:20]) for kind in order}
+    hits = dict.fromkeys(order, 0)
+    sample, first = [], ""
+    for found in islice(data.parsed(path, lambda row, where: row), 200):
+        if isinstance(found, tuple):
+            sample.append(found)
+        else:
+            first = first or found["reason"]
+    if not sample:
+        raise DataError(first or f"{path} has no rows; give a JSONL file, one object a line")
+    native = data.kinds_of([row for _, row in sample], path)
+    if native:
+        return native
+    for where, row in sample[:20]:
+        for kind in order:
+            hits[kind] += _reads(kind, row, where)
     best = max(order, key=lambda k: hits[k])
     if not hits[best]:
-        keys = sorted(sample.good[0][1])
+        keys = sorted(sample[0][1])
         raise DataError(
-            f"{sample.good[0][0]}: a row with the fields {keys} is of no kind that is known; "
+            f"{sample[0][0]}: a row with the fields {keys} is of no kind that is known; "
             f"say with --kind which it is meant to be ({', '.join(order)})"
         )
     return best

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kilter import config, recipes
-from kilter.errors import KilterError, RecipeError, UserError
+from kilter.errors import KilterError, RecipeError
 from kilter.plan import memory
 from kilter.plan.memory import Frozen, Parts, Pass, Role, Sampled, Settings
 from kilter.plan.shapes import Shape, shape_of
@@ -494,13 +494,17 @@ def _assumed(c: Any, kind: str, room: int, max_new: int, why: str) -> Lengths:
 
 def _counted(path: Path, folder: str, c: Any, kind: str, room: int, max_new: int) -> Lengths:
     from kilter.data import streams
+    from kilter.data.files import Row
+    from kilter.data.sources import open_source
     from kilter.models.load import load_tokenizer
 
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path} holds no .jsonl file")
     lines: list[bytes] = []
     count = 0
+    if not files or (not path.is_dir() and not path.name.endswith(".jsonl")):
+        head = islice(open_source(path).rows(), SAMPLE)
+        lines = [json.dumps(row.value).encode() + b"\n" for row in head if isinstance(row, Row)]
+        files = []
     for file in files:
         with open(file, "rb") as rows:
             taken = list(islice(rows, max(0, SAMPLE - len(lines))))

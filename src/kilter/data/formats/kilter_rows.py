@@ -1,0 +1,89 @@
+"""kilter's plain rows: `prompt` with `answer`, with `answers` and `tiers`, `ratings` or a `point`, or a `label`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from kilter.data import rows
+from kilter.data.parts import CantHold, Taken, finished
+from kilter.data.records import Demonstration, Judgment, Prompt, Record
+from kilter.data.rejects import BadRow
+from kilter.errors import DataError
+
+ABOUT = "the rows that kilter's own documentation asks for"
+LICENSE = ""
+KINDS = ("demonstrations", "rankings", "labels", "prompts")
+FIELDS = ("prompt", "answer", "answers", "tiers", "ratings", "point", "points", "label", "strength", "probability")
+PLAIN = True
+TAKEN = {*rows.ANSWERS, *rows.PROMPTS, "chosen", "rejected", "scores", "rating", "score", "margin"}
+"""Other names of the fields."""
+
+
+def matches(row: Mapping[str, Any]) -> float:
+    asked = any(p in row for p in rows.PROMPTS)
+    if asked and "answers" in row:
+        return 0.9
+    return 0.5 if asked and any(a in row for a in (*rows.ANSWERS, "chosen")) else 0.0
+
+
+def read(taken: Taken) -> list[Record]:
+    row = taken.row
+    try:
+        if "label" in row:
+            found: Record = rows.labelled(row, "row")
+        elif {"answers", "chosen", "rating", "score"} & set(row):
+            found = rows.judgment(row, "row")
+        elif any(a in row for a in rows.ANSWERS) or "messages" in row:
+            found = rows.demonstration(row, "row")
+        else:
+            found = rows.prompt(row, "row")
+    except BadRow:
+        raise
+    except DataError as error:
+        raise BadRow(_reason(str(error)), str(error).removeprefix("row: ")) from error
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise BadRow("wrong-type", f"malformed row ({type(error).__name__}: {error})") from error
+    asked = found if isinstance(found, Prompt) else found.prompt  # type: ignore[attr-defined]
+    if isinstance(row.get("prompt"), Mapping) or isinstance(found, Prompt):
+        return [found]
+    taken.used |= {*FIELDS, *TAKEN}
+    prompt = taken.prompt(asked.messages, id=asked.id)
+    return [dataclasses.replace(found, prompt=prompt, extra=taken.extra())]  # type: ignore[call-arg, type-var]
+
+
+def _reason(message: str) -> str:
+    """The name to count by of a sentence of kilter's own reader."""
+    words = {
+        "no prompt": "missing-field",
+        "no answer": "missing-field",
+        "needs 'chosen'": "missing-field",
+        "is empty": "empty-answer",
+        "not empty": "empty-answer",
+        "all the same text": "identical-answers",
+        "alternate": "same-role-twice",
+        "must be": "wrong-type",
+    }
+    return next((name for part, name in words.items() if part in message), "not-a-record")
+
+
+def write(record: Record) -> list[dict[str, Any]]:
+    prompt = record if isinstance(record, Prompt) else getattr(record, "prompt", None)
+    if not isinstance(prompt, Prompt):
+        raise CantHold(f"these rows have a prompt; a {type(record).__name__.lower()} has none")
+    if any(m["role"] not in ("system", "user", "assistant") or m.get("tool_calls") for m in prompt.messages):
+        raise CantHold("these rows hold turns of the user and the assistant; those of tools would be lost")
+    single = len(prompt.messages) == 1 and prompt.messages[0]["role"] == "user"
+    row: dict[str, Any] = {"prompt": prompt.messages[0]["content"] if single else [dict(m) for m in prompt.messages]}
+    if isinstance(record, Demonstration):
+        row["answer"] = record.answer
+    elif isinstance(record, Judgment) and record.kind == "flag" and len(record.candidates) == 1:
+        row |= {"answer": record.candidates[0].answer, "label": record.flags[0]}
+    elif isinstance(record, Judgment):
+        if record.kind == "steps":
+            raise CantHold("the steps of one solution are no answers to choose from")
+        row |= {"answers": [c.answer for c in record.candidates], "tiers": [list(t) for t in record.tiers]}
+        row |= {"ratings": list(record.ratings)} if record.ratings else {}
+        row |= {k: v for k in ("strength", "probability") if (v := getattr(record, k)) is not None}
+    return [finished(row, record, "kilter_rows", FIELDS)]

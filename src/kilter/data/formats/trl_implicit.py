@@ -1,0 +1,93 @@
+"""TRL's preferences with the prompt inside: `chosen` and `rejected` alone, as texts or as whole conversations.
+
+Of two texts the prompt is what they begin with alike, cut back to the end of a word; of two conversations, all turns
+but the last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from kilter.data.parts import (
+    CantHold,
+    Taken,
+    assistant,
+    bits,
+    candidates,
+    check_answers,
+    conversation,
+    finished,
+    pairs,
+    split,
+    user,
+)
+from kilter.data.parts import judgment as judgment_of
+from kilter.data.records import Judgment, Record
+
+ABOUT = "two whole texts or conversations, one preferred; the prompt is what they share"
+LICENSE = ""
+KINDS = ("rankings",)
+FIELDS = ("chosen", "rejected")
+ELSEWHERE = ("question", "instruction", "query", "input", "context", "post", "history")
+"""Columns that say what was asked: then the answers do not."""
+
+
+def matches(row: Mapping[str, Any]) -> float:
+    if not {"chosen", "rejected"} <= set(row) or {"prompt", "conversations", *ELSEWHERE} & set(row):
+        return 0.0
+    return 0.75
+
+
+def read(taken: Taken) -> list[Record]:
+    if isinstance(taken.row.get("chosen"), list) or isinstance(taken.row.get("rejected"), list):
+        (asked, a), (other, b) = (
+            split(taken, conversation(taken, taken.value(name, list, []), name), f"empty-{name}") for name in FIELDS
+        )
+        if asked != other:
+            taken.fault("prompts-differ", "chosen and rejected differ before their last answer")
+        answers, own = [a["content"], b["content"]], {}
+    else:
+        texts = [taken.text(name, f"empty-{name}") for name in FIELDS]
+        check_answers(taken, texts)
+        asked, answers = [], texts
+        if not taken.faults:
+            at = _shared(*texts)
+            asked, answers = [user(texts[0][:at])], [t[at:] for t in texts]
+            if not texts[0][:at].strip():
+                taken.fault("empty-prompt", "chosen and rejected begin differently: there is no prompt inside them")
+            for name, answer in zip(FIELDS, answers, strict=True):
+                if not answer.strip():
+                    taken.fault(f"empty-{name}", f"nothing of {name} is left after what both begin with")
+        own = {"_text": True}
+    check_answers(taken, answers)
+    taken.check()
+    prompt, extra = taken.prompt(asked), taken.extra(**own)
+    made = candidates(prompt, answers)
+    return [Judgment(kind="pair", prompt=prompt, candidates=made, tiers=((0,), (1,)), extra=extra)]
+
+
+def _shared(a: str, b: str) -> int:
+    """Where the texts part, at the end of a word: the answers begin with the blank before theirs."""
+    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    if re.match(r"\s|$", a[at:]) and re.match(r"\s|$", b[at:]) and at and not a[at - 1].isspace():
+        return at
+    while at and not a[at - 1].isspace():
+        at -= 1
+    while at and a[at - 1].isspace():
+        at -= 1
+    return at
+
+
+def write(record: Record) -> list[dict[str, Any]]:
+    record, rows = judgment_of(record), []
+    messages = [dict(m) for m in record.prompt.messages]
+    plain = bool(bits(record, "trl_implicit").get("~text"))
+    if plain and len(messages) != 1:
+        raise CantHold("a text with the prompt inside holds one question")
+    for better, worse, _ in pairs(record):
+        answers = [record.candidates[i].answer for i in (better, worse)]
+        sides: list[Any] = [messages[0]["content"] + a if plain else [*messages, assistant(a)] for a in answers]
+        rows.append(finished({"chosen": sides[0], "rejected": sides[1]}, record, "trl_implicit", FIELDS))
+    return rows
