@@ -10,7 +10,7 @@ import dataclasses
 import json
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from kilter.data.files import Row
 from kilter.data.parts import Taken
 from kilter.data.records import Demonstration, Judgment, Prompt, Record, Text
 from kilter.data.rejects import BadRow, Reject
-from kilter.data.sources import Source
+from kilter.data.sources import Source, open_source
 from kilter.errors import DataError, UserError
 
 KINDS = ("demonstrations", "rankings", "labels", "prompts", "text", "steps")
@@ -267,3 +267,33 @@ def chosen(found: Read | Reject, *kinds: str) -> list[Read | Reject]:
     given = ", ".join(sorted({kind_of(r) for r in found.records})) or "nothing"
     name = {"demonstrations": "no-answer", "text": "no-text"}.get(kinds[0], "no-such-kind")
     return [Reject(r.where, name, f"the row gives {given}, and no {kinds[0]}", "", r.raw) for r in found.rows]
+
+
+# --- whose rows they are ----------------------------------------------------------------------------------------------
+
+
+def public_format(sample: Sequence[dict[str, Any]], path: Path) -> Any:
+    """The public format of some rows, None where kilter's own reader sees all that they say."""
+    try:
+        found = formats.detect(sample, str(path))
+    except DataError:
+        return None
+    form = formats.find(found.name)
+    if hasattr(form, "plain") and all(map(form.plain, sample)):
+        return None
+    plain = [score for name, score in found.others if getattr(formats.find(name), "PLAIN", False)]
+    return None if getattr(form, "PLAIN", False) or max(plain, default=0.0) >= found.certainty else form
+
+
+def foreign(path: str | Path, *kinds: str) -> Iterator[Read | Reject] | None:
+    """Records of a file or folder in a public format, a row at a time; None where the rows are kilter's own.
+
+    Without kinds, those that the format gives first.
+    """
+    source = open_source(path)
+    head = [r.unmended for r in islice(source.rows(), formats.SAMPLE) if isinstance(r, Row)]
+    form = public_format(head, Path(path)) if head else None
+    if form is None:
+        return None
+    wanted = kinds or form.KINDS[:1]
+    return (one for found in read_as(source.rows(), form) for one in chosen(found, *wanted))

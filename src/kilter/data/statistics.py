@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kilter.data import agreement, judgments, storage
+from kilter.data import agreement, judgments, reading, storage
 from kilter.data.keys import answers_of, hashed, licence_of, prompt_of
 from kilter.data.licences import normal
 from kilter.data.records import Candidate, Demonstration, Judgment, Record, Text, is_number
+from kilter.data.rejects import Reject
 from kilter.errors import DataError
 
 NAMES = 10_000
@@ -266,6 +267,19 @@ def of_file(path: Path, kind: str = "") -> dict[str, Any]:
     """Figures of one file; rows that can't be used are counted, and the first of them is told."""
     found = Statistics()
     kind = kind or storage.stored_kind(path)
+    theirs = (
+        reading.foreign(path, *([kind] if kind else [])) if path.exists() and not storage.stored_kind(path) else None
+    )
+    for one in theirs or ():
+        if isinstance(one, Reject):
+            found.unusable += not one.kept
+            found.first_unusable = found.first_unusable or f"{one.where}: {one.detail}"
+            continue
+        for record in one.records:
+            kind = kind or reading.kind_of(record)
+            found.add(record, one.rows[0].unmended)
+    if theirs is not None:
+        return _figures(path, kind, found)
     for where, row in storage.read_rows(path, f"reading {path.name}"):
         kind = kind or storage.kind_of(row)
         try:
@@ -273,6 +287,10 @@ def of_file(path: Path, kind: str = "") -> dict[str, Any]:
         except DataError as error:
             found.unusable += 1
             found.first_unusable = found.first_unusable or str(error)
+    return _figures(path, kind, found)
+
+
+def _figures(path: Path, kind: str, found: Statistics) -> dict[str, Any]:
     if not found.rows:
         raise DataError(f"{path} has no rows that can be used{f': {found.first_unusable}' if found.unusable else ''}")
     return {"file": str(path), "of": kind, **found.to_json()}

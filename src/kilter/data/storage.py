@@ -104,7 +104,7 @@ def _parquet_file(path: Path) -> Any:
 def stored_kind(path: str | os.PathLike[str]) -> str:
     """What a Parquet file of kilter's own says its rows are; empty for every other file."""
     path = Path(path).expanduser()
-    if not path.is_file() or ending(path) != ".parquet":
+    if not path.is_file() or not path.name.lower().endswith(".parquet"):
         return ""
     return str((_parquet_file(path).schema_arrow.metadata or {}).get(b"kilter", b"").decode())
 
@@ -365,11 +365,43 @@ class Row:
 def open_rows(path: str | os.PathLike[str], kind: str = "", label: str = "") -> Iterator[Row]:
     """Rows of a file as records, kilter's own or plain ones (`data/rows.py`), one at a time.
 
-    Without a kind, the first row tells what all of them are. A row that can't be used raises with its place.
+    Rows of a public format are read in it. Without a kind, the first row tells what all of them are. A row that can't
+    be used raises with its place.
     """
+    theirs = foreign_rows(path, kind)
+    if theirs is not None:
+        yield from theirs
+        return
     for where, row in read_rows(path, label):
         kind = kind or kind_of(row)
         yield Row(where, row, parse(kind, row, where))
+
+
+def foreign_rows(path: str | os.PathLike[str], kind: str = "") -> Iterator[Row] | None:
+    """Rows of a public format that give a record each, or None where the file's rows are kilter's own."""
+    from kilter.data import reading
+
+    path = Path(path).expanduser()
+    if stored_kind(path) or not path.exists():
+        return None
+    found = reading.foreign(path, *([kind] if kind else []))
+    return None if found is None else _one_by_one(found)
+
+
+def _one_by_one(found: Iterable[Any]) -> Iterator[Row]:
+    from kilter.data.rejects import Reject
+
+    for one in found:
+        if isinstance(one, Reject):
+            if not one.kept:
+                raise DataError(f"{one.where}: {one.detail}; `kilter data convert` sets such rows aside")
+        elif len(one.rows) == len(one.records) == 1:
+            yield Row(one.where, dict(one.rows[0].unmended), one.records[0])
+        else:
+            raise DataError(
+                f"{one.where}: rows of this format belong together or give several records; write them as kilter's own "
+                "first: kilter data convert FILE --to kilter --out FILE"
+            )
 
 
 def kind_of(row: Mapping[str, Any]) -> str:

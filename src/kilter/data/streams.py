@@ -134,7 +134,11 @@ def parsed(path: Path, parse: Callable[[dict[str, Any], str], Any]) -> Iterator[
     head = list(islice(stream, formats.SAMPLE))
     rows = chain(head, stream)
     kind = next((name for name, known in PARSERS.items() if known is parse), "")
-    form = _format([r.unmended for r in head if isinstance(r, Row)], path) if kind and kind != "text" else None
+    form = (
+        reading.public_format([r.unmended for r in head if isinstance(r, Row)], path)
+        if kind and kind != "text"
+        else None
+    )
     if form is not None:
         yield from _of_format(rows, form, kind)
         return
@@ -163,22 +167,9 @@ def _source(path: Path) -> Source:
     return found
 
 
-def _format(sample: Sequence[dict[str, Any]], path: Path) -> Any:
-    """The public format of some rows, None where kilter's own reader sees all that they say."""
-    try:
-        found = formats.detect(sample, str(path))
-    except DataError:
-        return None
-    form = formats.find(found.name)
-    if hasattr(form, "plain") and all(map(form.plain, sample)):
-        return None
-    plain = [score for name, score in found.others if getattr(formats.find(name), "PLAIN", False)]
-    return None if getattr(form, "PLAIN", False) or max(plain, default=0.0) >= found.certainty else form
-
-
 def kinds_of(sample: Sequence[dict[str, Any]], path: Path) -> str:
     """What rows of a public format are read as, when nobody says; nothing for kilter's own rows."""
-    form = _format(sample, path)
+    form = reading.public_format(sample, path)
     return next((k for k in form.KINDS if k in PARSERS), "") if form is not None else ""
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from kilter.data import rows
+from kilter.data import reading, rows, storage
 from kilter.data.curate.items import Item
-from kilter.data.records import Demonstration, Judgment, Prompt, Record, Text, read_jsonl
+from kilter.data.records import Demonstration, Judgment, Prompt, Record, Text
+from kilter.data.rejects import Reject
 from kilter.errors import DataError
 
 Kind: TypeAlias = Literal["auto", "text", "prompt", "demonstration", "judgment"]
+PLURAL = {"text": "text", "prompt": "prompts", "demonstration": "demonstrations", "judgment": "rankings"}
+"""The word of formats for each kind."""
 ABOUT = ("source", "author_hash", "category", "license", "lang", "split_group")
 """What a plain row may say of its prompt beside it."""
 
@@ -29,12 +32,17 @@ class Unreadable:
 
 
 def read(path: str | Path, kind: Kind = "auto") -> Iterator[Item | Unreadable]:
-    """Every row of a JSONL file as an item; `auto` reads off the first row what the file holds."""
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such file; give a JSONL file of prompts, demonstrations, judgments or texts")
-    name = Path(path).name
-    for number, row in read_jsonl(path):
-        where = f"{name}:{number}"
+    """Every row of a file as an item; `auto` reads off the first row, or the format, what the file holds."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"{path}: no such file; give a file of prompts, demonstrations, judgments or texts")
+    stored = storage.stored_kind(path)
+    theirs = None if stored else reading.foreign(path, *([PLURAL[kind]] if kind != "auto" else []))
+    if theirs is not None:
+        yield from _foreign(theirs)
+        return
+    for place, row in storage.read_rows(path):
+        where = Path(place).name
         if kind == "auto":
             kind = guess(row, where)
         try:
@@ -44,6 +52,18 @@ def read(path: str | Path, kind: Kind = "auto") -> Iterator[Item | Unreadable]:
             yield Unreadable(where, reason if isinstance(error, DataError) else f"not a {kind}: {error}")
         else:
             yield Item(record, where=where)
+
+
+def _foreign(found: Iterable[reading.Read | Reject]) -> Iterator[Item | Unreadable]:
+    """Items out of rows of a public format; a row that gives several has its number beside its place."""
+    for one in found:
+        if isinstance(one, Reject):
+            if not one.kept:
+                yield Unreadable(Path(one.where).name, one.detail)
+            continue
+        where = Path(one.where).name
+        for number, record in enumerate(one.records, 1):
+            yield Item(record, where=where if len(one.records) == 1 else f"{where}/{number}")
 
 
 def guess(row: Mapping[str, Any], where: str) -> Kind:
