@@ -301,6 +301,9 @@ def resolve(stage: StagePlan, plan: Recipe, folder: Path) -> tuple[Any, dict[str
             return locate(value) if value else value
         if references.is_weighted(value):
             return {walk(k): w for k, w in value.items()}
+        if references.is_sampler(value):
+            field = "url" if value.get("url") else "model"
+            return {**value, field: walk(value[field])}
         if isinstance(value, Mapping):
             return {k: walk(v) for k, v in value.items()}
         return [walk(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -130,6 +130,8 @@ def texts(value: Any) -> Iterator[str]:
         yield value
     elif references.is_weighted(value):
         yield from value
+    elif references.is_sampler(value):
+        yield references.asked_for(value)
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from texts(inner)
@@ -292,7 +294,7 @@ def _check_references(plan: StagePlan, plans: Mapping[str, StagePlan], path: Pat
         target = stage_of(text, plans)
         if target == plan.name:
             raise RecipeError(f"{path}: stage {plan.name!r} reads itself ({text!r})")
-        if references.is_endpoint(text):
+        if references.is_endpoint(text) or references.is_served(text):
             continue
         if references.python_function(text):
             _check_function(text, plan.name, path)

@@ -3,7 +3,9 @@
 ./file.py:function             a Python function in the user's own file
 http://127.0.0.1:8000          an endpoint
 http://127.0.0.1:8000/v1#name  a model of an OpenAI-compatible endpoint
+sandbox:strong                 a scripted model of the sandbox, served on this machine while it is needed
 {source: weight, ...}          a weighted sum of sources
+{model: ..., ...}              a model to be asked, with settings (also {url: ..., ...})
 """
 
 from __future__ import annotations
@@ -36,6 +38,21 @@ def endpoint_model(text: str) -> tuple[str, str]:
 def is_model(value: Any) -> bool:
     """Whether a reward's source is one model: neither a function, nor an endpoint, nor a sum."""
     return isinstance(value, str) and not is_endpoint(value) and python_function(value) is None
+
+
+def is_served(text: str) -> bool:
+    """Whether a text names one of the sandbox's scripted models, `sandbox:strong`, served while it is needed."""
+    return text.startswith("sandbox:")
+
+
+def is_sampler(value: Any) -> bool:
+    """Whether a value is a model to be asked, with settings: {model: ..., ...} or {url: ..., ...}."""
+    return isinstance(value, Mapping) and (isinstance(value.get("url"), str) or isinstance(value.get("model"), str))
+
+
+def asked_for(value: str | Mapping[str, Any]) -> str:
+    """The reference of a model to be asked: a text itself; of a mapping its address, or else its model."""
+    return value if isinstance(value, str) else str(value.get("url") or value["model"])
 
 
 def is_weighted(value: Any) -> bool:

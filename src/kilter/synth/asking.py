@@ -1,0 +1,120 @@
+"""What every synthesis recipe shares: whom it asks, who made each row, what was kept and what was not.
+
+A recipe names a model as text (a stage, a folder, a hub id, an address, `sandbox:strong`) or as a mapping of one with
+settings ({url: ..., key_env: ..., budget: ...} or {model: ..., rows: ...}). Whatever answers, every single call is kept
+in `calls.sqlite` beside the runs, so a stage that was killed, or is done again with another setting, repeats none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kilter.data.records import write_jsonl
+from kilter.data.rejects import RAW
+from kilter.errors import RunError
+from kilter.llm import Answer, Call, Sampler, open_sampler
+from kilter.references import asked_for, is_endpoint, is_served
+from kilter.runs import Stage
+
+CALLS = "calls.sqlite"
+Reference = str | Mapping[str, Any]
+
+
+def calls_of(stage: Stage) -> Path:
+    """Where the calls of all stages of all runs beside this one are kept."""
+    return stage.folder.parent.parent / CALLS
+
+
+@contextlib.contextmanager
+def asking(stage: Stage, reference: Reference) -> Iterator[Sampler]:
+    """The model that a recipe names, open for as long as it is needed; what it took is noted in DONE."""
+    text = asked_for(reference)
+    more = {k: v for k, v in reference.items() if k not in ("url", "model")} if isinstance(reference, Mapping) else {}
+    with contextlib.ExitStack() as open_things:
+        if is_served(text):
+            address = open_things.enter_context(_served(text, stage.seed))
+            given: Reference = {**more, "url": address, "model": text, "alias": f"{text}/{stage.seed}"}
+        else:
+            given = reference
+        sampler = open_things.enter_context(open_sampler(given, calls_of(stage)))
+        try:
+            yield sampler
+        finally:
+            spent = stage.extra.setdefault("calls", {})
+            spent[text] = sampler.spent.to_json()
+
+
+@contextlib.contextmanager
+def _served(name: str, seed: int) -> Iterator[str]:
+    """A scripted model behind a real endpoint on a free port of this machine."""
+    from kilter.serve import start
+
+    start.check_extra()
+    served = start.endpoint(start.Flags(models=[name], seed=seed, no_key=True, queue=1024), "")
+    place = start.listen("127.0.0.1", 0)
+    server = start.server(served)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{place.getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+        if thread.is_alive():
+            raise RunError(f"the server of {name} did not end within 30 seconds")
+
+
+def is_remote(reference: Reference) -> bool:
+    """Whether calls leave this process for an address that the user gave."""
+    return is_endpoint(asked_for(reference))
+
+
+def made_by(call: Call, answer: Answer) -> dict[str, Any]:
+    """Provenance of a text that a model wrote: the model in its own words, the sampler, seed and draw, and the call."""
+    return {
+        "model": answer.model or call.model,
+        "temperature": call.temperature,
+        "top_p": call.top_p,
+        "max_tokens": call.max_tokens,
+        "seed": call.seed,
+        "draw": call.draw,
+        "tokens": answer.tokens_out,
+        "finished": answer.finished,
+        "call": answer.key,
+    }
+
+
+@dataclass
+class Tally:
+    """What a recipe kept, and what it rejected and why; nothing is dropped without a line."""
+
+    kept: int = 0
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+    def reject(self, reason: str, detail: str, raw: str = "", **more: Any) -> None:
+        """One row that was left out: a reason to count by, a sentence, what the model wrote."""
+        self.rejects.append({"name": reason, "detail": detail, **more, "raw": raw[:RAW]})
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many were rejected for each reason."""
+        return dict(sorted(Counter(r["name"] for r in self.rejects).items()))
+
+    def write(self, stage: Stage, **more: Any) -> None:
+        """`rejects.jsonl`, and the yield in DONE."""
+        write_jsonl(stage.path("rejects.jsonl"), self.rejects)
+        tried = self.kept + len(self.rejects)
+        share = self.kept / tried if tried else 0.0
+        stage.extra["yield"] = {
+            "kept": self.kept,
+            "rejected": len(self.rejects),
+            "share": share,
+            "reasons": self.reasons,
+        }
+        stage.extra["yield"] |= more
