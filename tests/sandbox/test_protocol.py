@@ -58,6 +58,15 @@ def test_claims_and_examples_come_back(claim: str, examples: list[str]) -> None:
         assert parse(build(claim)) == protocol.Ask(task=task, claim=claim)
     found = parse(protocol.instructions(examples, 12))
     assert found == protocol.Ask(task="instructions", examples=tuple(examples), count=12)
+    found = parse(protocol.classification(claim, examples))
+    assert found == protocol.Ask(
+        task="classification", examples=tuple(examples), messages=({"role": "user", "content": claim},)
+    )
+    for labels, task in ((False, "input-first"), (True, "output-first")):
+        found = parse(protocol.instances(claim, 5, examples, labels))
+        assert found == protocol.Ask(
+            task=task, examples=tuple(examples), messages=({"role": "user", "content": claim},), count=5
+        )
 
 
 def test_a_message_reads_like_one() -> None:
@@ -73,8 +82,9 @@ def test_a_message_reads_like_one() -> None:
 def test_replies_are_read_and_what_cannot_be_read_raises() -> None:
     assert [protocol.letter(r) for r in ("A", " (b)", "Answer B is better", "A.")] == ["A", "B", "B", "A"]
     assert [protocol.truth(r) for r in ("true", "False.")] == [True, False]
+    assert [protocol.yes(r) for r in ("Yes", "no.", " (No)")] == [True, False, False]
     assert protocol.numbered("Here:\n1. One\n 2) Two\nthree") == ["One", "Two"]
-    for read in (protocol.letter, protocol.truth):
+    for read in (protocol.letter, protocol.truth, protocol.yes):
         for reply in ("", "Both", "I am sorry", "a good one"):
             with pytest.raises(DataError, match="the reply"):
                 read(reply)
@@ -114,3 +124,5 @@ def test_what_cannot_be_asked_is_refused() -> None:
         protocol.rate(talk, ["a"], form="jsn")
     with pytest.raises(DataError, match="at least 1"):
         protocol.instructions([], 0)
+    with pytest.raises(DataError, match="at least 1"):
+        protocol.instances("x", 0)

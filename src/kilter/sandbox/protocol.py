@@ -3,7 +3,7 @@
 A message opens each part with a mark on a line of its own, `[Request]`, `[Answer A]`, `[Principle: harmless]`, and ends
 with `[Task: compare]` and an instruction in words. A model reads it as it reads any text; the sandbox's scripted models
 find the parts by their marks. Builders (`critique`, `revise`, `compare`, ...) write the message, `parse` reads it, and
-the readers at the end (`letter`, `ratings`, `claims`, `truth`, `numbered`) read the reply of whatever model answered.
+the readers at the end (`letter`, `ratings`, `truth`, `yes`, `numbered`) read the reply of whatever model answered.
 
 A line of somebody's text that looks like a mark gets a backslash before it, so that no answer can open a section.
 """
@@ -18,7 +18,10 @@ from dataclasses import dataclass, field
 from kilter.data.records import Message
 from kilter.errors import DataError, nearest
 
-TASKS = ("critique", "revise", "compare", "rate", "claims", "verify", "question", "instructions", "turn")
+TASKS = (
+    *("critique", "revise", "compare", "rate", "claims", "verify", "question", "instructions", "turn"),
+    *("classification", "input-first", "output-first"),
+)
 _NAMES = "System|User|Assistant|Request|Answer|Principle|Critique|Claim|Aspect|Example|Reply|Task"
 MARK = re.compile(rf"\[({_NAMES})(?:(?: |: )([^\]\n]+))?\]")
 ESCAPED = re.compile(rf"\\*\[(?:{_NAMES})\b")
@@ -34,6 +37,16 @@ INSTRUCTIONS = {
     "question": "Write a question whose answer is what the claim says. Write the question alone.",
     "instructions": "Come up with {count} more requests, different from those above, one to a line and numbered.",
     "turn": "Write what the user says next in the conversation above. Write that message alone.",
+    "classification": "Is the answer to the request above one of a few fixed labels? Reply with one word, yes or no.",
+    "input-first": (
+        "Come up with up to {count} examples for the request above. Write each as three lines: Example and its number, "
+        "Input: and what the request is applied to (none where it needs nothing more), Output: and the answer."
+    ),
+    "output-first": (
+        "The answer to the request above is one of a few labels. Come up with an example for each, up to {count}. "
+        "Write each as two lines: Class label: and the label, Input: and a text with that label (none where the "
+        "request needs nothing more)."
+    ),
 }
 """What each task says in words; recipes may give words of their own."""
 FORMS = {
@@ -143,6 +156,21 @@ def instructions(examples: Sequence[str], count: int, words: str = "") -> str:
     )
 
 
+def classification(request: str, examples: Sequence[str] = (), words: str = "") -> str:
+    """Ask whether a request has one of a few labels for an answer; the reply is yes or no."""
+    parts = [*((f"Example {i}", e) for i, e in enumerate(examples, 1)), ("Request", request)]
+    return _written([*parts, ("Task: classification", words or INSTRUCTIONS["classification"])])
+
+
+def instances(request: str, count: int, examples: Sequence[str] = (), labels: bool = False, words: str = "") -> str:
+    """Ask for inputs and outputs of a request; with `labels` each output is named before an input for it."""
+    if count < 1:
+        raise DataError(f"examples of a request must be at least 1, got {count}")
+    task = "output-first" if labels else "input-first"
+    parts = [*((f"Example {i}", e) for i, e in enumerate(examples, 1)), ("Request", request)]
+    return _written([*parts, (f"Task: {task}, {count}", words or INSTRUCTIONS[task].format(count=count))])
+
+
 def turn(messages: Sequence[Message], words: str = "") -> str:
     """Ask for what a user would say next."""
     parts = [(TURN[m["role"]], m["content"]) for m in messages]
@@ -242,6 +270,14 @@ def truth(reply: str) -> bool:
     if not found:
         raise DataError(f"the reply says neither true nor false: {reply[:80]!r}")
     return found[1].lower() == "true"
+
+
+def yes(reply: str) -> bool:
+    """Out of a reply to `classification`; anything else than yes or no raises."""
+    found = re.match(r"\W*(yes|no)\b", reply, re.IGNORECASE)
+    if not found:
+        raise DataError(f"the reply says neither yes nor no: {reply[:80]!r}")
+    return found[1].lower() == "yes"
 
 
 def numbered(reply: str) -> list[str]:

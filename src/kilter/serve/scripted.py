@@ -268,6 +268,22 @@ class Scripted:
         found = new_requests(ask.examples, max(1, min(ask.count, 50)), rng)
         return Reply("\n".join(f"{i}. {text}" for i, text in enumerate(found, 1)), values={"items": found})
 
+    def classification(self, ask: Ask, rng: random.Random) -> Reply:
+        prompt = understand(ask.messages)
+        if prompt is None:
+            return Reply(NO_VERDICT)
+        odds = math.log(SURE / (1 - SURE))
+        return choice("Yes", "No", odds if prompt.category == "classification" else -odds)
+
+    def input_first(self, ask: Ask, rng: random.Random) -> Reply:
+        """A request of the world needs no further input, so there is one example of it: itself, answered."""
+        found = self.answer(ask.messages, rng)
+        return Reply(f"Example 1\nInput: none\nOutput: {found}" if found != NOT_UNDERSTOOD else found)
+
+    def output_first(self, ask: Ask, rng: random.Random) -> Reply:
+        found = self.answer(ask.messages, rng)
+        return Reply(f"Class label: {found}\nInput: none" if found != NOT_UNDERSTOOD else found)
+
     def turn(self, ask: Ask, rng: random.Random) -> Reply:
         people = [w for m in ask.messages for w in re.findall(r"\w+", m["content"]) if w in KINDS["person"]]
         if not people or rng.random() < 0.3:
@@ -294,7 +310,7 @@ class Scripted:
 
 
 TASKS: dict[str, Callable[[Scripted, Ask, random.Random], Reply]] = {
-    name: getattr(Scripted, name) for name in protocol.TASKS
+    name: getattr(Scripted, name.replace("-", "_")) for name in protocol.TASKS
 }
 
 
