@@ -25,6 +25,7 @@ ROOMS = {
     "compile": PACKAGE / "feedback" / "compile.py",
     "best-of-n": PACKAGE / "synth" / "best_of_n.py",
     "curate": PACKAGE / "data" / "curate" / "stage.py",
+    "self-instruct": PACKAGE / "synth" / "self_instruct.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""

@@ -1,0 +1,766 @@
+"""Self-Instruct: a model writes new tasks from a few human ones, then their inputs and outputs (arXiv:2212.10560).
+
+    demonstrations.jsonl   the tasks with an input each, worded for training, and their answers
+    instructions.jsonl     every accepted instruction in the order of acceptance, with its nearest ones before it
+    responses.jsonl        everything the model wrote, with what it was shown
+    seeds.jsonl            the human seeds that have answers, as rows to train on
+    human.jsonl            as many human demonstrations as were made, where `human` names a file to draw them from
+    rejects.jsonl          every response, line and instance that was left out, with the reason
+
+1. Instructions. A numbered list of eight, six by people and two by the model (all by people while there are none),
+   shuffled, to be gone on with. Lines that are too short or too long, name what a text model can't handle, begin oddly,
+   or are too like a seed or an accepted one (ROUGE-L) are rejected. The pool grows one by one, so the order matters.
+2. Whether the task is a classification: a few examples, yes or no.
+3. Instances: for a classification the label before an input for it, so that labels don't collapse into one; for all
+   others the input before the output.
+4. Instances that are broken, or contradict each other, are rejected.
+5. Wording: a template with or without an input, drawn for each instance.
+
+`style: alpaca` (tatsu-lab/stanford_alpaca) asks for twenty tasks with inputs and outputs in one call, after three seeds
+and a list of requirements; nothing that the model wrote is shown to it again, and steps 2 and 3 fall away.
+
+Everything is a replay over kept calls: a run that was killed asks nothing twice and accepts the same again.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kilter.data import rows, streams
+from kilter.data.records import Demonstration, Prompt, content_id, write_jsonl
+from kilter.errors import DataError, RecipeError, RunError
+from kilter.llm import Answer, Call, OutOfBudget, Sampler
+from kilter.runs import Stage
+from kilter.sandbox import protocol
+from kilter.synth.asking import Tally, asking, made_by
+from kilter.synth.novelty import Pool, length_in_words
+from kilter.synth.seeds import Seed, no_input, read_seeds
+from kilter.synth.wording import SLOT, filled, hash_of, worded
+
+READS = ("model", "seeds", "human")
+OUTPUT = "demonstrations.jsonl"
+
+UNFIT = (
+    *("image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps"),
+    *("draw", "plot", "go to"),
+)
+"""Words of tasks that a text model can't do."""
+STYLES: dict[str, dict[str, Any]] = {
+    "self-instruct": {
+        "shown_seeds": 6,
+        "shown_machine": 2,
+        "tasks": 8,
+        "temperature": 0.7,
+        "top_p": 0.5,
+        "presence_penalty": 2.0,
+        "max_tokens": 1024,
+        "stop": ("\n\n", "\n16", "16.", "16 ."),
+        "forbidden": UNFIT,
+    },
+    "alpaca": {
+        "shown_seeds": 3,
+        "shown_machine": 0,
+        "tasks": 20,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "presence_penalty": 0.0,
+        "max_tokens": 3072,
+        "stop": ("\n20", "20."),
+        "forbidden": (*UNFIT, "video", "audio", "music", "flowchart", "diagram"),
+    },
+}
+"""The settings that differ between the two, as published."""
+
+WITH_INPUT = (
+    "{instruction}\n\n{input}",
+    "{instruction}\nInput: {input}",
+    "{instruction}\n\nInput:\n{input}",
+    "Task: {instruction}\nInput: {input}\nOutput:",
+    "{instruction}\n\n{input}\n\nOutput:",
+    "{input}\n\n{instruction}",
+    "Instruction: {instruction}\n\nInput: {input}\n\nAnswer:",
+)
+WITHOUT_INPUT = (
+    "{instruction}",
+    "{instruction}\n",
+    "Task: {instruction}",
+    "Instruction: {instruction}\nOutput:",
+    "{instruction}\n\nOutput:",
+    "{instruction}\n\nAnswer:",
+)
+
+WORDS = {
+    "list": "Here are tasks, each different from the others:\n\n",
+    "list-classification": "Here are classification tasks, each with a few labels to choose from:\n\n",
+    "more": "Come up with {count} more tasks, different from those above, one to a line and numbered.",
+    "more-classification": (
+        "Come up with {count} more classification tasks with a few labels to choose from, different from those above, "
+        "one to a line and numbered."
+    ),
+    "classify": "Can each of these tasks be answered by choosing from a small set of labels?\n\n",
+    "classify-ask": "Is the answer to the request above one of a few fixed labels? Reply with one word, yes or no.",
+    "input-first": (
+        "Here are tasks with examples of how they are done. Where a task needs nothing but itself, the example has an "
+        "output alone.\n\n"
+    ),
+    "input-first-ask": protocol.INSTRUCTIONS["input-first"],
+    "output-first": "Here are classification tasks. For each, labels are named, and an input with that label.\n\n",
+    "output-first-ask": protocol.INSTRUCTIONS["output-first"],
+    "alpaca": (
+        "Write {count} varied tasks for a text assistant, each with its input and a correct output.\n\n"
+        "1. No two tasks use the same verb.\n"
+        "2. Questions and orders take turns in the wording.\n"
+        "3. Many kinds of task occur: open questions, classification, rewriting, planning, counting and more.\n"
+        "4. A model that reads and writes only text can do every task.\n"
+        "5. Instructions are in English, in one or two sentences.\n"
+        "6. The input is realistic, not a placeholder, and has at most 100 words; where the task needs none, it is "
+        "<noinput>.\n"
+        "7. The output is right and has fewer than 100 words.\n\n"
+        "The tasks:\n"
+    ),
+}
+"""What the model is asked in; `words` replaces any of these."""
+
+YES = (
+    "Decide whether the review is favourable or unfavourable.",
+    "Say which of the four seasons the paragraph describes.",
+    "Is the following sentence a question or a statement?",
+    "Mark the email as spam or not spam.",
+    "Name the language in which the sentence is written, out of English, French and German.",
+    "Does the second sentence follow from the first? Answer yes, no or maybe.",
+    "Choose the topic of the headline: sports, politics, science or culture.",
+    "Tell whether the number is odd or even.",
+    "Given a symptom, say whether it calls for a doctor, a pharmacist or rest.",
+    "Rate the politeness of the message as low, medium or high.",
+    "Sort the animal into mammal, bird, fish or reptile.",
+    "Find out whether the two questions ask for the same thing.",
+)
+NO = (
+    "Explain to a child why the sky is blue.",
+    "Translate the sentence into Spanish.",
+    "Suggest three names for a small bakery.",
+    "Put the paragraph into simpler words.",
+    "Plan a week of vegetarian dinners.",
+    "Write a short letter to a landlord about a broken heater.",
+    "Compute the sum of the listed prices.",
+    "Describe how to change a bicycle tyre.",
+    "Tell a joke about penguins.",
+    "List the ingredients that the recipe needs.",
+    "Who wrote the quoted poem?",
+    "Continue the story by two sentences.",
+    "Turn the table into a sentence for each row.",
+    "Correct the spelling in the text.",
+    "What would you ask a beekeeper in an interview?",
+    "Summarise the meeting notes in one line.",
+    "Give the opposite of each word.",
+    "Arrange the words to make a sentence.",
+    "Compare living in a village with living in a city.",
+)
+"""Tasks whose answer is one of a few labels, and tasks whose answer isn't: twelve and nineteen, as in the paper."""
+INPUT_FIRST = (
+    (
+        "Translate the sentence into Spanish.",
+        "Example 1\nInput: The shop opens at nine.\nOutput: La tienda abre a las nueve.\n"
+        "Example 2\nInput: I have two sisters.\nOutput: Tengo dos hermanas.",
+    ),
+    ("Suggest three names for a small bakery.", "Output: The Early Loaf, Crumb and Co, Flour Hour"),
+    ("Compute the sum of the listed prices.", "Example 1\nInput: 3.50, 2.25, 4.00\nOutput: 9.75"),
+    ("Tell a joke about penguins.", "Output: Why do penguins never lose their way? They always waddle back."),
+)
+OUTPUT_FIRST = (
+    (
+        "Tell whether the number is odd or even.",
+        "Class label: Odd\nInput: 7\nClass label: Even\nInput: 24",
+    ),
+    (
+        "Decide whether the review is favourable or unfavourable.",
+        "Class label: Favourable\nInput: I have read it twice and given it to all my friends.\n"
+        "Class label: Unfavourable\nInput: It broke on the second day, and nobody answered my letters.",
+    ),
+    (
+        "Mark the email as spam or not spam.",
+        "Class label: Spam\nInput: You have won! Send us your card number to get the prize.\n"
+        "Class label: Not spam\nInput: Shall we meet at ten instead of nine tomorrow?",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Self-Instruct; settings left unset are the published ones of the style."""
+
+    model: str | dict[str, Any]
+    """Who writes: a stage, folder, hub id, address or `sandbox:NAME`, or {url or model: ..., settings}."""
+    seeds: str
+    """Human tasks to begin with: seed tasks, or rows with prompts or demonstrations."""
+    style: Literal["self-instruct", "alpaca"] = "self-instruct"
+    """How it is asked: step by step as in Self-Instruct, or whole tasks in one call as for Alpaca."""
+    completions: bool = False
+    """Ask a model that goes on with raw text, as in the papers; without, one that follows chats."""
+    instructions: int = 52_000
+    """Instructions to accept (the papers' 52,000)."""
+    seed_tasks: int = 175
+    """Seeds to take from the file, its first ones (the papers' 175); 0 for all."""
+    classification_only: bool = False
+    """Ask for classification tasks alone, after seeds that are known to be ones."""
+    shown_seeds: int | None = None
+    """Seeds in each request; unset means 6, for alpaca 3."""
+    shown_machine: int | None = None
+    """Accepted instructions in each request; unset means 2, for alpaca 0."""
+    tasks: int | None = None
+    """Tasks that a request asks for, where it names a number; unset means 8, for alpaca 20."""
+    requests: int = 5
+    """Requests that are asked together before the pool is looked at again (the paper's 5)."""
+    dry: int = 20
+    """Rounds of requests in a row without any accepted instruction after which no more are asked for."""
+    temperature: float | None = None
+    """Temperature of new instructions; unset means 0.7, for alpaca 1."""
+    top_p: float | None = None
+    """Nucleus of new instructions; unset means 0.5, for alpaca 1."""
+    presence_penalty: float | None = None
+    """Presence penalty of new instructions; unset means 2, for alpaca 0."""
+    max_tokens: int | None = None
+    """Longest response with new instructions; unset means 1024, for alpaca 3072."""
+    stop: tuple[str, ...] | None = None
+    """Texts that end a response; unset means a blank line and the number 16 (a chat is not ended at blank lines), for
+    alpaca the number 20. A sentence that ends in that number ends the response too."""
+    least_words: int = 4
+    """Words of the shortest instruction."""
+    most_words: int = 150
+    """Words of the longest."""
+    forbidden: tuple[str, ...] | None = None
+    """Words that no instruction may hold; unset means the published list (images, files, maps, plots ...)."""
+    ascii_start: bool = True
+    """Reject an instruction whose first character is not ASCII, as published; set it to false for other languages."""
+    novelty: float = 0.7
+    """Highest ROUGE-L with any seed or accepted instruction."""
+    neighbours: int = 10
+    """Nearest instructions whose scores are kept with each."""
+    class_tokens: int = 300
+    """Longest response with instances of a classification."""
+    instance_tokens: int = 350
+    """Longest response with instances of another task."""
+    instance_presence_penalty: float = 1.5
+    """Presence penalty of instances, which are drawn at temperature 0."""
+    instances: int = 5
+    """Instances of a task at most."""
+    with_input: tuple[str, ...] = WITH_INPUT
+    """Templates of instances that have an input; {instruction} and {input} stand for theirs."""
+    without_input: tuple[str, ...] = WITHOUT_INPUT
+    """Templates of those that have none."""
+    strip_field: float = 0.5
+    """How often the name of the only field is taken off an input such as `Sentence: ...`."""
+    human: str = ""
+    """Demonstrations by people, of which as many as were made are laid beside them (human.jsonl); empty for none."""
+    max_rejects: float = 0.01
+    """Share of unusable rows in `human` above which the stage stops."""
+    words: dict[str, str] | None = None
+    """Prompts in other words, by name: list, more, classify, input-first, output-first, alpaca ..."""
+
+    def __post_init__(self) -> None:
+        for name in ("instructions", "requests", "dry", "instances", "class_tokens", "instance_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if not 0 < self.novelty <= 1 or not 0 <= self.strip_field <= 1:
+            raise ValueError(
+                f"novelty is {self.novelty} and strip_field {self.strip_field}, but must be above 0 (novelty) and at "
+                "most 1"
+            )
+        if not 0 <= self.least_words <= self.most_words:
+            raise ValueError(f"least_words is {self.least_words} and most_words {self.most_words}: no length is left")
+        if self.of("shown_seeds") < 1 or self.of("shown_machine") < 0 or self.of("tasks") < 1:
+            raise ValueError("shown_seeds and tasks must be at least 1, and shown_machine not below 0")
+        for name, slots in (("with_input", {"instruction", "input"}), ("without_input", {"instruction"})):
+            bad = [t for t in getattr(self, name) if set(SLOT.findall(t)) != slots]
+            if bad or not getattr(self, name):
+                wanted = " and ".join(f"{{{s}}}" for s in sorted(slots))
+                raise ValueError(f"{name} must hold templates with {wanted} and no other slots, got {bad[:1]}")
+
+    def of(self, name: str) -> Any:
+        """A setting, or what the style says where it is unset."""
+        given = getattr(self, name)
+        return STYLES[self.style][name] if given is None else given
+
+
+@dataclass(frozen=True)
+class Task:
+    """An accepted instruction."""
+
+    id: str
+    instruction: str
+    request: int
+    """The number of the request that brought it."""
+    shown: tuple[str, ...]
+    """Ids of the tasks that stood in the request."""
+    nearest: Mapping[str, float]
+    mean: float
+    """Mean ROUGE-L with all that was there."""
+    generator: Mapping[str, Any]
+    instance: tuple[str, str] | None = None
+    """Its input and output, where they came in the same response."""
+
+
+@dataclass
+class Work:
+    """One stage at work."""
+
+    stage: Stage
+    config: Config
+    sampler: Sampler
+    words: dict[str, str]
+    seeds: list[Seed]
+    tally: Tally
+    pool: Pool = field(default_factory=Pool)
+    tasks: list[Task] = field(default_factory=list)
+    labels: dict[str, bool] = field(default_factory=dict)
+    """Whether a task is a classification, for those where the model said."""
+    made: list[Demonstration] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def noted(self, step: str, call: Call, answer: Answer, **more: Any) -> dict[str, Any]:
+        """Keep what the model wrote; returns who made it."""
+        generator = made_by(call, answer)
+        self.log.append({"step": step, **more, "text": answer.text, "generator": generator})
+        return generator
+
+
+def run(stage: Stage) -> None:
+    """Ask, filter, and write the files."""
+    c: Config = stage.config
+    words = worded(WORDS, c.words, f"{stage.name}.words")
+    tally = Tally()
+    seeds = usable(c, read_seeds(Path(c.seeds), tally, 0 if c.classification_only else c.seed_tasks))
+    stopped: OutOfBudget | None = None
+    with asking(stage, c.model) as sampler:
+        work = Work(stage, c, sampler, words, seeds, tally)
+        for seed in seeds:
+            work.pool.add(seed.id, seed.instruction)
+        try:
+            gather(work)
+            if c.style == "self-instruct":
+                classify(work)
+                instantiate(work)
+        except OutOfBudget as error:  # what has been answered is worth keeping
+            stopped = error
+        if c.style == "alpaca":
+            for task in work.tasks:
+                keep(work, task, [task.instance] if task.instance else [])
+    write(work, stopped)
+
+
+def usable(c: Config, seeds: list[Seed]) -> list[Seed]:
+    """The seeds that are shown to the model, or an error that says what they lack."""
+    if c.classification_only:
+        seeds = [s for s in seeds if s.classification][: c.seed_tasks or None]
+    if c.style == "alpaca":
+        seeds = [s for s in seeds if s.instances]
+    shown = c.of("shown_seeds") + c.of("shown_machine")
+    if len(seeds) < shown:
+        lacking = {"alpaca": ", with their outputs"}.get(c.style, "")
+        kind = "classification tasks" if c.classification_only else "tasks"
+        raise DataError(
+            f"{c.seeds}: {shown} different human {kind} are needed to show{lacking}, but there are {len(seeds)}; give "
+            "more seeds or lower shown_seeds and shown_machine"
+        )
+    return seeds
+
+
+# --- 1. instructions --------------------------------------------------------------------------------------------------
+
+
+def gather(work: Work) -> None:
+    """Ask until there are enough instructions, or rounds of requests bring nothing new."""
+    c = work.config
+    number = dry = 0
+    while len(work.tasks) < c.instructions and dry < c.dry:
+        before = len(work.tasks)
+        shown = [pick(work, number + i) for i in range(c.requests)]
+        calls = [request(work, some, number + i) for i, some in enumerate(shown)]
+        label = f"{work.stage.label or work.stage.name}: {before}/{c.instructions} instructions"
+        for call, answer in work.sampler.map(calls, label=label):
+            ids = tuple(t.id for t in shown[call.draw - number])
+            generator = work.noted("instructions", call, answer, request=call.draw, shown=ids)
+            if len(work.tasks) < c.instructions:
+                accept(work, call.draw, ids, answer, generator)
+        number += c.requests
+        dry = dry + 1 if len(work.tasks) == before else 0
+    work.stage.extra["requests"] = number
+
+
+def pick(work: Work, number: int) -> list[Seed | Task]:
+    """What a request shows: seeds, and accepted instructions once there are any, in a drawn order."""
+    c = work.config
+    rng = streams.draw(work.stage.seed, work.stage.name, "request", number)
+    machine = min(c.of("shown_machine"), len(work.tasks))
+    people = c.of("shown_seeds") + c.of("shown_machine") - machine
+    some: list[Seed | Task] = [work.seeds[i] for i in rng.choice(len(work.seeds), people, replace=False)]
+    some += [work.tasks[i] for i in rng.choice(len(work.tasks), machine, replace=False)] if machine else []
+    return [some[i] for i in rng.permutation(len(some))]
+
+
+def request(work: Work, shown: Sequence[Seed | Task], number: int) -> Call:
+    """The request that shows these."""
+    c, words = work.config, work.words
+    kind = "-classification" if c.classification_only else ""
+    settings: dict[str, Any] = {n: c.of(n) for n in ("temperature", "top_p", "presence_penalty", "max_tokens", "stop")}
+    more = {**settings, "seed": work.stage.seed, "draw": number}
+    if c.style == "alpaca":
+        text = filled(words["alpaca"], count=c.of("tasks")) + _alpaca_examples(shown, work, number)
+    elif c.completions:
+        lines = [f"{i}. {_one_line(s.instruction)}" for i, s in enumerate(shown, 1)]
+        text = words["list" + kind] + "\n".join([*lines, f"{len(shown) + 1}."])
+    else:
+        asked = filled(words["more" + kind], count=c.of("tasks"))
+        text = protocol.instructions([s.instruction for s in shown], c.of("tasks"), asked)
+        if c.stop is None:  # a chat may begin with a sentence and a blank line
+            more["stop"] = [s for s in settings["stop"] if s.strip()]
+    return Call(prompt=text, **more) if c.completions else Call(messages=[{"role": "user", "content": text}], **more)
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _alpaca_examples(shown: Sequence[Seed | Task], work: Work, number: int) -> str:
+    """Seeds as the model is to write tasks, and the beginning of the next one."""
+    blocks = []
+    for place, seed in enumerate(shown, 1):
+        instances = seed.instances if isinstance(seed, Seed) else ((seed.instance or ("", "")),)
+        rng = streams.draw(work.stage.seed, work.stage.name, "instance", number, place)
+        given, answer = instances[int(rng.integers(len(instances)))]
+        blocks.append(
+            f"###\n{place}. Instruction: {_one_line(seed.instruction)}\n{place}. Input:\n{given or '<noinput>'}\n"
+            f"{place}. Output:\n{answer}\n"
+        )
+    return "".join(blocks) + f"###\n{len(shown) + 1}. Instruction:"
+
+
+def accept(work: Work, number: int, shown: tuple[str, ...], answer: Answer, generator: Mapping[str, Any]) -> None:
+    """Take what passes the filters out of a response, one by one."""
+    c, tally = work.config, work.tally
+    for text, instance in offered(c, answer, tally, number):
+        wrong = complaint(c, text)
+        if wrong:
+            tally.reject(wrong[0], wrong[1], text, request=number)
+            continue
+        scores = work.pool.scores(text)
+        nearest = work.pool.nearest(scores, c.neighbours)
+        if len(scores) and scores.max() > c.novelty:
+            twin = next(iter(nearest))
+            tally.reject(
+                "too-similar", f"ROUGE-L {scores.max():.3f} with {twin}, at most {c.novelty:g}", text, request=number
+            )
+            continue
+        if len(work.tasks) == c.instructions:
+            tally.reject("enough", f"there are {c.instructions} instructions already", text, request=number)
+            continue
+        mean = round(float(scores.mean()), 6) if len(scores) else 0.0
+        task = Task(content_id("self-instruct", text), text, number, shown, nearest, mean, generator, instance)
+        work.pool.add(task.id, text)
+        work.tasks.append(task)
+
+
+def offered(c: Config, answer: Answer, tally: Tally, number: int) -> Iterator[tuple[str, tuple[str, str] | None]]:
+    """The instructions of a response, for alpaca with input and output."""
+    if c.style == "alpaca":
+        yield from _blocks(c, answer, tally, number)
+        return
+    if answer.finish == "length":
+        tally.reject("cut-off", "the response was cut off by its length", answer.text, request=number)
+        return
+    for place, item in enumerate(listed(answer.text)):
+        if place == 0 and not c.completions:  # what a chat says before its list
+            if item:
+                tally.reject("before-the-list", "text before the first number", item, request=number)
+        elif item:
+            yield item, None
+        else:
+            tally.reject("empty", "a number with no text behind it", "", request=number)
+
+
+NUMBER = re.compile(r"(?:^|\n)[ \t]*\d{1,3}[ \t]?[.)](?:[ \t]+|(?=\n|$))")
+
+
+def listed(text: str) -> list[str]:
+    """What stands before the first number of a numbered list, then its items, each on one line."""
+    return [_one_line(item) for item in NUMBER.split(text)]
+
+
+BLOCK = re.compile(r"^[ \t]*#{3,}[ \t]*(?:$|(?=\d{1,3}[ \t]?\.[ \t]*Instruction))", re.MULTILINE)
+FIELD = re.compile(r"^[ \t]*(?:\d{1,3}[ \t]?\.[ \t]*)?(Instruction|Input|Output)[ \t]*:[ \t]*", re.MULTILINE)
+
+
+def _blocks(c: Config, answer: Answer, tally: Tally, number: int) -> Iterator[tuple[str, tuple[str, str]]]:
+    """The tasks of an alpaca response, which goes on behind `Instruction:`."""
+    text = answer.text if FIELD.match(answer.text.lstrip("#\n ")) else "Instruction: " + answer.text.lstrip()
+    blocks = [b for b in BLOCK.split(text) if b.strip()]
+    for place, block in enumerate(blocks):
+        if answer.finish == "length" and place == len(blocks) - 1:
+            tally.reject("cut-off", "the last task was cut off by the response's length", block, request=number)
+            continue
+        parts = FIELD.split(block)
+        if parts[1::2] != ["Instruction", "Input", "Output"]:
+            found = ", ".join(parts[1::2]) or "no field"
+            tally.reject("malformed", f"a task has Instruction, Input and Output, this {found}", block, request=number)
+            continue
+        instruction, given, output = (p.strip() for p in parts[2::2])
+        yield _one_line(instruction), ("" if no_input(given) else given, output)
+
+
+def complaint(c: Config, text: str) -> tuple[str, str] | None:
+    """Why an instruction is not taken: a name to count by, and a sentence."""
+    length = length_in_words(text)
+    if length < c.least_words:
+        return "too-short", f"{length} words, at least {c.least_words}"
+    if length > c.most_words:
+        return "too-long", f"{length} words, at most {c.most_words}"
+    forbidden = "|".join(re.escape(w) for w in c.of("forbidden"))
+    found = re.search(rf"\b(?:{forbidden})\b", text, re.IGNORECASE) if forbidden else None
+    if found:
+        return "forbidden-word", f"{found[0]!r} is nothing for a text model"
+    if text.lower().startswith("write a program"):
+        return "asks-for-a-program", "it begins with 'Write a program'"
+    if text[0] in string.punctuation or unicodedata.category(text[0])[0] == "P":
+        return "punctuation-first", f"it begins with {text[0]!r}"
+    if c.ascii_start and not text[0].isascii():
+        return "not-ascii-first", f"it begins with {text[0]!r} (field ascii_start)"
+    return None
+
+
+# --- 2. classification or not -----------------------------------------------------------------------------------------
+
+
+def classify(work: Work) -> None:
+    """Ask of every instruction whether its answer is one of a few labels."""
+    c, words = work.config, work.words
+    settings: dict[str, Any] = {"temperature": 0.0, "max_tokens": 3, "seed": work.stage.seed, "stop": ("\n", "Task:")}
+    shown = [(task, told) for told, tasks in (("yes", YES), ("no", NO)) for task in tasks]
+    order = streams.draw(work.stage.seed, work.stage.name, "examples").permutation(len(shown))
+    examples = [shown[i] for i in order]
+    calls = []
+    for task in work.tasks:
+        if c.completions:
+            lines = [f"Task: {t}\nAnswer: {told}\n" for t, told in examples]
+            text = words["classify"] + "\n".join([*lines, f"Task: {task.instruction}\nAnswer:"])
+            calls.append(Call(prompt=text, tag=task, **settings))
+        else:
+            some = [f"{t}\n{told}" for t, told in examples]
+            text = protocol.classification(task.instruction, some, words["classify-ask"])
+            calls.append(Call(messages=[{"role": "user", "content": text}], tag=task, **settings))
+    for call, answer in work.sampler.map(calls, label=f"{work.stage.label or work.stage.name}: classification"):
+        work.noted("classification", call, answer, instruction=call.tag.id)
+        try:
+            work.labels[call.tag.id] = protocol.yes(answer.text)
+        except DataError as error:
+            work.tally.reject("neither-yes-nor-no", str(error), answer.text, instruction=call.tag.id)
+
+
+# --- 3. and 4. instances ----------------------------------------------------------------------------------------------
+
+
+def instantiate(work: Work) -> None:
+    """Ask for the inputs and outputs of every instruction."""
+    c, words = work.config, work.words
+    calls = []
+    for task in work.tasks:
+        if task.id not in work.labels:
+            continue
+        label = work.labels[task.id]
+        name, examples = ("output-first", OUTPUT_FIRST) if label else ("input-first", INPUT_FIRST)
+        settings: dict[str, Any] = {
+            "temperature": 0.0,
+            "presence_penalty": c.instance_presence_penalty,
+            "max_tokens": c.class_tokens if label else c.instance_tokens,
+            "stop": (f"Example {c.instances + 1}", "Task:"),
+            "seed": work.stage.seed,
+            "tag": task,
+        }
+        if c.completions:
+            lines = [f"Task: {t}\n{shown}\n" for t, shown in examples]
+            calls.append(Call(prompt=words[name] + "\n".join([*lines, f"Task: {task.instruction}\n"]), **settings))
+        else:
+            asked = filled(words[f"{name}-ask"], count=c.instances)
+            some = [f"{t}\n{shown}" for t, shown in examples]
+            text = protocol.instances(task.instruction, c.instances, some, label, asked)
+            calls.append(Call(messages=[{"role": "user", "content": text}], **settings))
+    for call, answer in work.sampler.map(calls, label=f"{work.stage.label or work.stage.name}: instances"):
+        task = call.tag
+        generator = work.noted("instances", call, answer, instruction=task.id)
+        found = output_first(answer.text) if work.labels[task.id] else input_first(answer.text)
+        if found and answer.finish == "length":
+            work.tally.reject("cut-off-instance", "cut off by its length", str(found[-1]), instruction=task.id)
+            found.pop()
+        elif not found:
+            work.tally.reject("no-instance", "no input with an output can be read", answer.text, instruction=task.id)
+        keep(work, task, found, generator, answer.text)
+
+
+def input_first(text: str) -> list[tuple[str, str]]:
+    """Inputs and outputs of `Example 1 / Input: ... / Output: ...`; without examples there is one."""
+    found = []
+    for part in re.split(r"(?:^|\n)[ \t]*Example[ \t]+\d+[.:]?[ \t]*", text):
+        given, mark, output = part.partition("Output:")
+        if mark:
+            given = re.sub(r"^\s*Input:[ \t]*", "", given).strip()
+            found.append(("" if no_input(given) else given, output.strip()))
+    return found
+
+
+def output_first(text: str) -> list[tuple[str, str]]:
+    """Inputs and labels of `Class label: ... / Input: ...`."""
+    found = []
+    for part in re.split(r"(?:^|\n)[ \t]*Class label:", text)[1:]:
+        label, _, given = part.strip().partition("\n")
+        given = re.sub(r"^\s*Input:[ \t]*", "", given).strip()
+        found.append(("" if no_input(given) else given, label.strip()))
+    return found
+
+
+def sound(found: Sequence[tuple[str, str]], most: int, tally: Tally, name: str) -> list[tuple[str, str]]:
+    """The instances of a task that can be used; if one input has two outputs, none can."""
+    whole: list[tuple[str, str]] = []
+    for given, output in found:
+        raw = f"Input: {given}\nOutput: {output}"
+        if not output:
+            tally.reject("empty-output", "the output is empty", raw, instruction=name)
+        elif given == output:
+            tally.reject("same-as-input", "the output repeats the input", raw, instruction=name)
+        elif given.endswith(":") or output.endswith(":"):
+            tally.reject("ends-with-colon", "something is missing behind the colon at its end", raw, instruction=name)
+        else:
+            whole.append((given, output))
+    outputs: dict[str, set[str]] = {}
+    for given, output in whole:
+        outputs.setdefault(given, set()).add(output)
+    torn = [given for given, several in outputs.items() if given and len(several) > 1]
+    for given, output in whole if torn else ():
+        detail = f"an input of this task has {len(outputs[torn[0]])} different outputs"
+        tally.reject("contradiction", detail, f"Input: {given}\nOutput: {output}", instruction=name)
+    once = [] if torn else list(dict.fromkeys(whole))
+    if not torn and len(once) < len(whole):
+        for _ in range(len(whole) - len(once)):
+            tally.reject("repeated-instance", "the same input and output occur before", "", instruction=name)
+    for given, output in once[most:]:
+        tally.reject("too-many", f"at most {most} of a task", f"Input: {given}\nOutput: {output}", instruction=name)
+    return once[:most]
+
+
+# --- 5. wording, and the files ----------------------------------------------------------------------------------------
+
+
+def keep(
+    work: Work,
+    task: Task,
+    found: Sequence[tuple[str, str]],
+    generator: Mapping[str, Any] | None = None,
+    raw: str | None = None,
+) -> None:
+    """The usable instances of a task as demonstrations."""
+    label = work.labels.get(task.id)
+    for place, (given, output) in enumerate(sound(found, work.config.instances, work.tally, task.id)):
+        rng = streams.draw(work.stage.seed, work.stage.name, "template", task.id, place)
+        text, template = phrased(work.config, task.instruction, given, rng)
+        prompt = Prompt(
+            messages=({"role": "user", "content": text},),
+            source=work.config.style,
+            category="classification" if label else "",
+            license=licence(work.seeds),
+            split_group=task.id,
+            extra={"instruction": task.instruction, "input": given, "template": template},
+        )
+        more: dict[str, Any] = {"instruction": task.id, "instance": place, "parents": list(task.shown)}
+        if label is not None:
+            more["classification"] = label
+        if raw is not None:
+            more["raw"] = raw
+        more |= {"words": hash_of(work.words), "asked": task.generator.get("call", "")}
+        made = Demonstration(prompt=prompt, answer=output, generator=dict(generator or task.generator), extra=more)
+        work.made.append(made)
+
+
+LONE_FIELD = re.compile(r"[ \t]*[A-Za-z][\w ]{0,30}:[ \t]*")
+
+
+def phrased(c: Config, instruction: str, given: str, rng: Any) -> tuple[str, str]:
+    """The request as it is trained on, and the template that it came from."""
+    templates = c.with_input if given else c.without_input
+    template = templates[int(rng.integers(len(templates)))]
+    fields = re.findall(r"(?m)^[ \t]*[A-Za-z][\w ]{0,30}:", given)
+    if len(fields) == 1 and rng.random() < c.strip_field:
+        head = LONE_FIELD.match(given)
+        given = given[head.end() :] if head and given[head.end() :].strip() else given
+    return filled(template, instruction=instruction, input=given).rstrip("\n"), template
+
+
+def licence(seeds: Sequence[Seed]) -> str:
+    """The licence of what grew from seeds, where they all have the same."""
+    given = {s.license for s in seeds}
+    return given.pop() if len(given) == 1 else ""
+
+
+def write(work: Work, stopped: OutOfBudget | None) -> None:
+    """The files, and the yield in DONE."""
+    stage, c, tally = work.stage, work.config, work.tally
+    write_jsonl(stage.path("instructions.jsonl"), [_instruction(work, t) for t in work.tasks])
+    write_jsonl(stage.path("responses.jsonl"), work.log)
+    write_jsonl(stage.path("seeds.jsonl"), [d for s in work.seeds for d in s.demonstrations()])
+    write_jsonl(stage.path("demonstrations.jsonl"), work.made)
+    if c.human:
+        write_jsonl(stage.path("human.jsonl"), people(c, stage, len(work.made)))
+    tally.kept = len(work.made)
+    tried = len(work.tasks) + sum(r["name"] in LINES for r in tally.rejects)
+    share = len(work.tasks) / tried if tried else 0.0
+    more = {"instructions": len(work.tasks), "instruction_share": share, "seeds": len(work.seeds)}
+    tally.write(stage, **more, classification=sum(work.labels.values()))
+    if stopped is not None:
+        stage.extra["stopped"] = str(stopped)
+    if not work.made:
+        raise stopped or RunError(
+            f"nothing that the model wrote is usable: {tally.reasons}; see {stage.path('rejects.jsonl')} and "
+            "responses.jsonl beside it"
+        )
+
+
+LINES = {
+    *("too-short", "too-long", "forbidden-word", "asks-for-a-program", "punctuation-first", "not-ascii-first"),
+    *("too-similar", "empty", "malformed"),
+}
+"""Reasons that one instruction is rejected for."""
+
+
+def _instruction(work: Work, task: Task) -> Prompt:
+    label = work.labels.get(task.id)
+    return Prompt(
+        messages=({"role": "user", "content": task.instruction},),
+        id=task.id,
+        source=work.config.style,
+        category="classification" if label else "",
+        license=licence(work.seeds),
+        split_group=task.id,
+        extra={
+            "request": task.request,
+            "parents": list(task.shown),
+            "most_similar": dict(task.nearest),
+            "mean_similarity": task.mean,
+            "classification": label,
+            "made_by": dict(task.generator),
+            "words": hash_of(work.words),
+        },
+    )
+
+
+def people(c: Config, stage: Stage, n: int) -> list[Demonstration]:
+    """`n` of the human demonstrations, drawn; all of them are one message and an answer, as the machine's are."""
+    whole = streams.read_rows(Path(c.human), rows.demonstration)
+    streams.judge_rejects(Path(c.human), len(whole.good) + len(whole.rejects), whole.rejects, c.max_rejects)
+    found = [d for _, d in whole.good if len(d.prompt.messages) == 1]
+    if len(found) < n:
+        raise RecipeError(f"{c.human} has {len(found)} demonstrations of one message, but {n} are needed beside {n}")
+    order = streams.draw(stage.seed, stage.name, "human").permutation(len(found))[:n]
+    return [found[i] for i in sorted(order.tolist())]
