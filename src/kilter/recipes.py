@@ -26,6 +26,7 @@ ROOMS = {
     "best-of-n": PACKAGE / "synth" / "best_of_n.py",
     "curate": PACKAGE / "data" / "curate" / "stage.py",
     "self-instruct": PACKAGE / "synth" / "self_instruct.py",
+    "evol-instruct": PACKAGE / "synth" / "evol_instruct.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""
