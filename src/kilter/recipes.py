@@ -27,6 +27,7 @@ ROOMS = {
     "curate": PACKAGE / "data" / "curate" / "stage.py",
     "self-instruct": PACKAGE / "synth" / "self_instruct.py",
     "evol-instruct": PACKAGE / "synth" / "evol_instruct.py",
+    "magpie": PACKAGE / "synth" / "magpie.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""

@@ -294,3 +294,14 @@ def test_a_template_that_hides_where_messages_lie_is_refused(
 def test_a_malformed_conversation_is_refused_with_its_place(messages: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=f"^f.jsonl:3: .*{message}"):
         render.check_messages(messages, "f.jsonl:3")
+
+
+def test_a_users_turn_is_opened_as_the_template_opens_it(tokenizer: Any, make_tokenizer: Callable[..., Any]) -> None:
+    assert render.user_opening(tokenizer) == ("<|user|>", "<|assistant|>")
+    assert render.user_opening(tokenizer, "Be kind.") == ("<|system|>Be kind.<|user|>", "<|assistant|>")
+    chatml = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    other = make_tokenizer(chatml, ["<|pad|>", "<|end|>", "<|im_start|>", "<|im_end|>"])
+    assert render.user_opening(other) == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")

@@ -113,6 +113,18 @@ def answered(
     return out
 
 
+def user_opening(tokenizer: Any, system: str = "") -> tuple[str, str]:
+    """What the template writes before a user's first message, and between that message and the answer.
+
+    Fed the first as raw text, a model that learned whole chats goes on with what a user would say.
+    """
+    asked = [{"role": "system", "content": system}] if system else []
+    asked.append({"role": "user", "content": "x"})
+    parts = _rendered(tokenizer, [asked], generation=True)[0]
+    at = max(i for i, (_, turn) in enumerate(parts) if turn == len(asked) - 1)
+    return "".join(t for t, _ in parts[:at]), "".join(t for t, _ in parts[at + 1 :])
+
+
 def text_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Plain documents, each closed by eos; control tokens inside stay text."""
     eos = tokenizer.eos_token_id

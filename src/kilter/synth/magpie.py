@@ -1,0 +1,541 @@
+"""Magpie: an aligned model is given nothing but the opening of its chat template, and says what a user would say.
+
+    demonstrations.jsonl   the instructions that came, with the same model's answers
+    responses.jsonl        everything that models wrote: instructions, answers, tags, ratings
+    rankings.jsonl         with `preferences`: each instruction's answers in the order of their scores
+    pairs.jsonl            ... the best and the worst of them; a share of the instructions is in pairs-heldout.jsonl
+    rejects.jsonl          what was left out, with the reason
+
+Xu et al. 2024 (arXiv:2406.08464). The opening is fed as raw text; the instruction ends at an end token or at the first
+line break and is drawn at temperature 1, its answer at 0. Tags by another model filter by quality; of instructions that
+are near each other the first is kept. The published filter then takes the longest answers, which teaches length: here
+nothing is chosen by length unless `longest` says so, and DONE tells what it did to the lengths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kilter.data import streams
+from kilter.data.judgments import tiers_from_scores
+from kilter.data.records import Candidate, Demonstration, Judgment, Prompt, content_id, write_jsonl
+from kilter.errors import DataError, RunError, UserError
+from kilter.llm import Answer, Call, Failed, OutOfBudget, Parsed, Sampler
+from kilter.llm.local import LocalSampler
+from kilter.runs import Stage, hash_path
+from kilter.sandbox import protocol
+from kilter.synth.asking import Tally, asking, made_by
+from kilter.synth.novelty import Pool, length_in_words, words_of
+from kilter.synth.wording import filled, hash_of, worded
+
+READS = ("model", "tagger", "judge", "reward")
+OUTPUT = "demonstrations.jsonl"
+
+QUALITIES = ("very poor", "poor", "average", "good", "excellent")
+DIFFICULTIES = ("very easy", "easy", "medium", "hard", "very hard")
+CATEGORIES = (
+    *("information seeking", "reasoning", "planning", "editing", "coding and debugging", "math", "data analysis"),
+    *("role playing", "creative writing", "advice seeking", "brainstorming", "others"),
+)
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "quality": {"type": "string", "enum": list(QUALITIES)},
+        "difficulty": {"type": "string", "enum": list(DIFFICULTIES)},
+        "category": {"type": "string", "enum": list(CATEGORIES)},
+    },
+    "required": ["quality", "difficulty", "category"],
+}
+WORDS = {
+    "tags": (
+        "Below is what somebody asked an assistant. Do not answer it; say of it\n"
+        "- quality: how clear, specific and sensible the request is,\n"
+        "- difficulty: how much knowledge and thought it takes to answer,\n"
+        "- category: what kind of task it is first of all.\n\n"
+        "The request:\n{instruction}"
+    )
+}
+"""What a tagger is asked in; `words` replaces it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Magpie; the defaults are the published ones."""
+
+    model: str | dict[str, Any]
+    """The aligned model: a stage, folder or hub id; or an address with /completions, then `pre_query` is needed."""
+    draws: int = 200
+    """Instructions to draw (the published script's 200 a call)."""
+    pre_query: str = ""
+    """The template's text before a user's message; unset means that of the checkpoint's own template."""
+    system: str = ""
+    """A system message to be put into the checkpoint's own template."""
+    stop: tuple[str, ...] = ("\n",)
+    """Texts that end an instruction, beside the model's end tokens; the first line break, as published."""
+    temperature: float = 1.0
+    """Temperature of instructions."""
+    top_p: float = 1.0
+    """Nucleus of instructions."""
+    max_tokens: int = 2048
+    """Longest instruction in tokens; must fit into the model's context."""
+    ban_first: tuple[str, ...] = ()
+    """An instruction's first token must hold none of these texts (published for Llama 3.1: "#"); local models only."""
+    first_temperature: float = 1.0
+    """What the first token's logits are divided by (published: 1.2), in the place of temperature; local models only."""
+    least_words: int = 1
+    """Words of the shortest instruction."""
+    near: float = 0.9
+    """Highest ROUGE-L with an instruction that is kept; of two nearer ones the first stays. Published: embeddings."""
+    answer_temperature: float = 0.0
+    """Temperature of answers."""
+    answer_tokens: int = 4096
+    """Longest answer in tokens; must fit into the model's context."""
+    tagger: str | dict[str, Any] = ""
+    """Who tags instructions with quality, difficulty and category; empty for none."""
+    qualities: tuple[str, ...] = ("good", "excellent")
+    """Qualities that are kept, where there is a tagger."""
+    preferences: int = 0
+    """Answers to each instruction that are scored for preferences (published: 5); 0 for none."""
+    preference_temperature: float = 0.8
+    """Temperature of those answers."""
+    heldout: float = 0.02
+    """Share of the pairs that is laid aside."""
+    reward: str = ""
+    """The reward model that scores the answers: a stage, folder or hub id."""
+    judge: str | dict[str, Any] = ""
+    """Who scores them from 1 to 10 where there is no reward model."""
+    longest: int = 0
+    """Keep so many instructions, those with the longest answers, as the published filter does; 0 keeps all."""
+    words: dict[str, str] | None = None
+    """Prompts in other words, by name: tags."""
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "max_tokens", "answer_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.first_temperature <= 0 or not 0 <= self.heldout < 1 or not 0 < self.near <= 1:
+            raise ValueError(
+                f"first_temperature is {self.first_temperature}, heldout {self.heldout} and near {self.near}, but must "
+                "be above 0, from 0 to below 1, and above 0 up to 1"
+            )
+        unknown = [q for q in self.qualities if q not in QUALITIES]
+        if unknown:
+            raise ValueError(f"qualities holds {unknown[0]!r}; allowed: {', '.join(QUALITIES)}")
+        if self.preferences == 1 or self.preferences < 0:
+            raise ValueError(f"preferences is {self.preferences}, but needs at least 2 answers, or 0 for none")
+        if self.preferences and not (self.reward or self.judge):
+            raise ValueError("preferences need a `reward` model or a `judge` that scores the answers")
+
+
+@dataclass
+class Row:
+    """An instruction on its way."""
+
+    instruction: str
+    raw: str
+    generator: Mapping[str, Any]
+    answer: str = ""
+    answered_by: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> Prompt:
+        """The instruction as a prompt."""
+        return Prompt(
+            messages=({"role": "user", "content": self.instruction},),
+            source="magpie",
+            category=self.tags.get("category", ""),
+            split_group=content_id("magpie", self.instruction),
+            extra={"raw_instruction": self.raw, "instructed_by": dict(self.generator), **dict(self.tags)},
+        )
+
+
+@dataclass
+class Work:
+    """One stage at work."""
+
+    stage: Stage
+    config: Config
+    tally: Tally = field(default_factory=Tally)
+    rows: list[Row] = field(default_factory=list)
+    answers: list[tuple[Row, list[Candidate]]] = field(default_factory=list)
+    """Answers to be scored."""
+    rankings: list[Judgment] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def noted(self, step: str, call: Call, answer: Answer, **more: Any) -> dict[str, Any]:
+        """Keep what a model wrote; returns who made it."""
+        generator = made_by(call, answer)
+        self.log.append({"step": step, **more, "text": answer.text, "generator": generator})
+        return generator
+
+    def label(self, what: str) -> str:
+        return f"{self.stage.label or self.stage.name}: {what}"
+
+
+def run(stage: Stage) -> None:
+    """Draw, answer, tag, score, and write the files."""
+    c: Config = stage.config
+    work = Work(stage, c)
+    words = worded(WORDS, c.words, f"{stage.name}.words")
+    stopped: OutOfBudget | None = None
+    try:
+        with asking(stage, c.model) as sampler:
+            invite(work, sampler)
+            if c.tagger:
+                with contextlib.nullcontext(sampler) if c.tagger == c.model else asking(stage, c.tagger) as tagger:
+                    tag(work, tagger, words)
+            answer_all(work, sampler)
+        score(work)
+    except OutOfBudget as error:  # what has been answered is worth keeping
+        stopped = error
+    write(work, hash_of(words), stopped)
+
+
+# --- instructions -----------------------------------------------------------------------------------------------------
+
+
+def invite(work: Work, sampler: Sampler) -> None:
+    """Draw instructions, and keep those that can be used and are not near each other."""
+    c, tally = work.config, work.tally
+    opening, ends = opening_of(work, sampler)
+    work.stage.extra["pre_query"] = opening
+    settings: dict[str, Any] = {
+        "temperature": c.temperature,
+        "top_p": c.top_p,
+        "max_tokens": c.max_tokens,
+        "stop": tuple(dict.fromkeys((*c.stop, *ends))),
+        "seed": work.stage.seed,
+    }
+    calls = [
+        Call(prompt=opening + first, draw=number, tag=first, **settings)
+        for number, first in enumerate(beginnings(work, sampler, opening))
+        if first is not None
+    ]
+    pool = Pool()
+    for call, answer in sampler.map(calls, label=work.label("instructions")):
+        generator = work.noted("instruction", call, answer, begun=call.tag)
+        raw = call.tag + answer.text
+        text = raw.strip()
+        wrong = complaint(c, text, answer, pool)
+        if wrong:
+            tally.reject(*wrong, raw, draw=call.draw)
+            continue
+        pool.add(str(call.draw), text)
+        work.rows.append(Row(text, raw, generator))
+
+
+def opening_of(work: Work, sampler: Sampler) -> tuple[str, tuple[str, ...]]:
+    """The raw text that is gone on with, and the token that ends a user's turn by the checkpoint's own template."""
+    c = work.config
+    if isinstance(sampler, LocalSampler):
+        from kilter.data import render
+
+        render.check_template(sampler.tokenizer, sampler.folder)
+        before, after = render.user_opening(sampler.tokenizer, c.system)
+        marks = [m for m in map(str, sampler.tokenizer.added_tokens_decoder.values()) if m in after]
+        end = min(marks, key=after.index) if marks else after.strip()
+        return c.pre_query or before, (end,) if end else ()
+    if not c.pre_query:
+        raise UserError(
+            f"stage {work.stage.name}: an endpoint does not show its chat template; give pre_query, the template's "
+            'text before a user\'s message, such as "<|im_start|>user\\n"'
+        )
+    if c.ban_first or c.first_temperature != 1:
+        raise UserError(
+            f"stage {work.stage.name}: ban_first and first_temperature need the first token's logits, which an "
+            "endpoint does not give; leave them out, or name a checkpoint on this machine"
+        )
+    return c.pre_query, ()
+
+
+def beginnings(work: Work, sampler: Sampler, opening: str) -> Iterator[str | None]:
+    """What each instruction begins with: nothing, or a first token drawn from banned and scaled logits."""
+    c = work.config
+    if not isinstance(sampler, LocalSampler) or not (c.ban_first or c.first_temperature != 1):
+        yield from ("" for _ in range(c.draws))
+        return
+    import torch
+
+    from kilter.llm.local import next_logps
+    from kilter.models.draw import choose
+
+    tokenizer = sampler.tokenizer
+    ids = _ids(tokenizer, opening)
+    logits_V = next_logps(sampler.model, ids, [0])[0] / c.first_temperature
+    texts = tokenizer.batch_decode([[i] for i in range(len(logits_V))])
+    banned = [i for i, text in enumerate(texts) if any(b in text for b in c.ban_first)]
+    logits_V[banned] = -torch.inf
+    work.stage.extra["first_token"] = {"banned": len(banned), "mass": float(torch.softmax(logits_V, -1).sum())}
+    p_V = torch.softmax(logits_V, -1)
+    for number in range(c.draws):
+        u = 1 - streams.draw(work.stage.seed, work.stage.name, "first", number).random()
+        token = int(choose(p_V[None], torch.tensor([u], dtype=torch.float64))[0])
+        if token == tokenizer.eos_token_id:
+            work.tally.reject("empty", "the first token ends the turn", "", draw=number)
+            yield None
+        elif _ids(tokenizer, opening + texts[token]) != [*ids, token]:
+            detail = "the first token has no spelling of its own behind the opening"
+            work.tally.reject("first-token", detail, texts[token], draw=number)
+            yield None
+        else:
+            yield texts[token]
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    bos = tokenizer.bos_token
+    found: list[int] = tokenizer(text, add_special_tokens=not (bos and text.startswith(bos))).input_ids
+    return found
+
+
+def complaint(c: Config, text: str, answer: Answer, pool: Pool) -> tuple[str, str] | None:
+    """Why an instruction is not taken: a name to count by, and a sentence."""
+    if answer.finish == "length":
+        return "cut-off", "the instruction was cut off by its length"
+    length = length_in_words(text)
+    if not words_of(text) or length < c.least_words:
+        return ("empty", "nothing was said") if not words_of(text) else ("too-short", f"{length} words")
+    if text.endswith(":"):
+        return "ends-with-colon", "something is missing behind the colon at its end"
+    scores = pool.scores(text)
+    if len(scores) and scores.max() > c.near:
+        twin = next(iter(pool.nearest(scores, 1)))
+        return "near-duplicate", f"ROUGE-L {scores.max():.3f} with draw {twin}, at most {c.near:g}"
+    return None
+
+
+def tag(work: Work, sampler: Sampler, words: Mapping[str, str]) -> None:
+    """Ask for tags, and keep instructions of the wanted qualities; what can't be read is no tag and no quality."""
+    c, kept = work.config, []
+    calls = [
+        Call(
+            messages=[{"role": "user", "content": filled(words["tags"], instruction=row.instruction)}],
+            temperature=0.0,
+            max_tokens=256,
+            schema=SCHEMA,
+            seed=work.stage.seed,
+            tag=row,
+        )
+        for row in work.rows
+    ]
+    work.rows = []
+    for call, answer in sampler.map(calls, label=work.label("tags")):
+        row = call.tag
+        tagged_by = work.noted("tags", call, answer, instruction=row.instruction)
+        if not isinstance(answer.parsed, Parsed):
+            reason = answer.parsed.reason if answer.parsed else "no schema"
+            work.tally.reject("unreadable-tags", reason, answer.text, instruction=row.instruction)
+            continue
+        row.tags = {k: answer.parsed.value[k] for k in SCHEMA["properties"]} | {"tagged_by": tagged_by["call"]}
+        if row.tags["quality"] not in c.qualities:
+            work.tally.reject("low-quality", f"tagged as {row.tags['quality']}", row.instruction)
+            continue
+        kept.append(row)
+        work.rows = kept
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def answer_all(work: Work, sampler: Sampler) -> None:
+    """The answer to each instruction, and those that are to be scored."""
+    c = work.config
+    rows, work.rows = work.rows, []
+    settings: dict[str, Any] = {"max_tokens": c.answer_tokens, "seed": work.stage.seed}
+    calls = [asked(row, temperature=c.answer_temperature, **settings) for row in rows]
+    for row, call, answer in _outcomes(work, sampler, calls, "answers"):
+        row.answered_by, row.answer = work.noted("answer", call, answer), answer.text.strip()
+        if row.answer:
+            work.rows.append(row)
+        else:
+            work.tally.reject("empty-answer", "the answer is empty", answer.text, instruction=row.instruction)
+    if not c.preferences:
+        return
+    calls = [
+        call
+        for row in work.rows
+        for call in asked(row, temperature=c.preference_temperature, **settings).draws(c.preferences)
+    ]
+    found: dict[str, tuple[Row, list[Candidate]]] = {}
+    for row, call, answer in _outcomes(work, sampler, calls, "answers to be scored"):
+        generator = work.noted("candidate", call, answer)
+        one = Candidate(prompt_id=row.prompt.id, answer=answer.text.strip(), generator=generator)
+        found.setdefault(row.instruction, (row, []))[1].append(one)
+    work.answers = list(found.values())
+
+
+def asked(row: Row, **settings: Any) -> Call:
+    """The instruction as a chat."""
+    return Call(messages=[{"role": "user", "content": row.instruction}], tag=row, **settings)
+
+
+def _outcomes(work: Work, sampler: Sampler, calls: Sequence[Call], what: str) -> Iterator[tuple[Row, Call, Answer]]:
+    """Answers that ended; a checkpoint's failures (an instruction that leaves no room) are rejects."""
+    local = isinstance(sampler, LocalSampler)
+    for call, answer in sampler.map(calls, label=work.label(what), failures="keep" if local else "raise"):
+        row: Row = call.tag
+        if isinstance(answer, Failed):
+            work.tally.reject("no-room", answer.reason, row.raw, instruction=row.instruction)
+        elif answer.finish == "length":
+            detail = "the answer was cut off by its length"
+            work.tally.reject("cut-off-answer", detail, answer.text, instruction=row.instruction)
+        else:
+            yield row, call, answer
+
+
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+
+def score(work: Work) -> None:
+    """Put the answers of each instruction in the order of their scores."""
+    c, usable = work.config, []
+    for row, candidates in work.answers:
+        if len({one.answer for one in candidates}) > 1:
+            usable.append((row, candidates))
+        else:
+            detail = "fewer than two different answers ended"
+            work.tally.reject("nothing-to-choose", detail, row.raw, instruction=row.instruction)
+    if c.reward and usable:
+        work.rankings.extend(_by_reward(c, usable))
+    elif usable:
+        with asking(work.stage, c.judge) as judge:
+            for ranking in _by_judge(work, judge, usable):
+                work.rankings.append(ranking)
+
+
+def _by_reward(c: Config, usable: Sequence[tuple[Row, list[Candidate]]]) -> Iterator[Judgment]:
+    import torch
+
+    from kilter.data import render
+    from kilter.models import load
+    from kilter.models.logprobs import scores
+
+    tokenizer = load.load_tokenizer(c.reward)
+    model = load.load(c.reward, "reward", "float32", "cuda" if torch.cuda.is_available() else "cpu")
+    revision = hash_path(Path(c.reward)) if Path(c.reward).exists() else c.reward
+    rater = {"id": "reward", "type": "reward", "source": c.reward, "revision": revision}
+    for row, candidates in usable:
+        texts = [one.answer for one in candidates]
+        rendered = render.answered(tokenizer, [row.prompt.messages] * len(texts), texts)
+        with torch.no_grad():
+            found = scores(model, [r.ids for r in rendered], starts=[r.start for r in rendered]).tolist()
+        if not all(map(math.isfinite, found)):
+            raise RunError(f"the reward model {c.reward} scored an answer to {row.instruction!r:.60} as {found}")
+        yield _judgment(row, candidates, found, rater)
+
+
+def _by_judge(work: Work, judge: Sampler, usable: Sequence[tuple[Row, list[Candidate]]]) -> Iterator[Judgment]:
+    calls = []
+    for row, candidates in usable:
+        text = protocol.rate(row.prompt.messages, [one.answer for one in candidates], form="json")
+        calls.append(
+            Call(
+                messages=[{"role": "user", "content": text}],
+                temperature=0.0,
+                max_tokens=256,
+                seed=work.stage.seed,
+                tag=(row, candidates, protocol.parse(text)),
+            )
+        )
+    for call, answer in judge.map(calls, label=work.label("ratings")):
+        row, candidates, ask = call.tag
+        generator = work.noted("rating", call, answer, instruction=row.instruction)
+        try:
+            found = [rated[protocol.OVERALL] for rated in protocol.ratings(answer.text, ask)]
+        except DataError as error:
+            work.tally.reject("unreadable-rating", str(error), answer.text, instruction=row.instruction)
+            continue
+        rater = {"id": generator["model"], "type": "judge", "call": generator["call"]}
+        yield _judgment(row, candidates, found, rater, answer.text)
+
+
+def _judgment(
+    row: Row, candidates: Sequence[Candidate], found: Sequence[float], rater: Mapping[str, Any], raw: str = ""
+) -> Judgment:
+    return Judgment(
+        prompt=row.prompt,
+        candidates=tuple(candidates),
+        tiers=tiers_from_scores(found),
+        ratings=tuple(found),
+        rater=dict(rater),
+        raw=raw,
+    )
+
+
+def best_and_worst(ranking: Judgment) -> Judgment | None:
+    """The answer of the highest score against that of the lowest, with all scores; None where they are equal."""
+    high, low = max(ranking.ratings), min(ranking.ratings)
+    if high == low:
+        return None
+    chosen, rejected = ranking.ratings.index(high), ranking.ratings.index(low)
+    return Judgment(
+        prompt=ranking.prompt,
+        candidates=(ranking.candidates[chosen], ranking.candidates[rejected]),
+        tiers=((0,), (1,)),
+        ratings=(high, low),
+        rater=ranking.rater,
+        extra={"rule": "best against worst", "scores": list(ranking.ratings), "of": len(ranking.ratings)},
+    )
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+def write(work: Work, words: str, stopped: OutOfBudget | None) -> None:
+    """The files, and the yield in DONE."""
+    stage, c, tally = work.stage, work.config, work.tally
+    made = [row for row in work.rows if row.answer]
+    if c.longest:
+        made = longest(made, c.longest, stage, tally)
+    rows = [
+        Demonstration(prompt=r.prompt, answer=r.answer, generator=dict(r.answered_by), extra={"words": words})
+        for r in made
+    ]
+    write_jsonl(stage.path("demonstrations.jsonl"), rows)
+    write_jsonl(stage.path("responses.jsonl"), work.log)
+    if c.preferences:
+        _write_preferences(work)
+    tally.kept = len(rows)
+    tally.write(stage, draws=c.draws, share_of_draws=len(rows) / c.draws)
+    if stopped is not None:
+        stage.extra["stopped"] = str(stopped)
+    if not rows:
+        raise stopped or RunError(
+            f"nothing that the model wrote is usable: {tally.reasons}; see {stage.path('rejects.jsonl')}"
+        )
+
+
+def longest(made: list[Row], most: int, stage: Stage, tally: Tally) -> list[Row]:
+    """The rows with the longest answers, and a note of what that did to the lengths."""
+    lengths = [length_in_words(row.answer) for row in made]
+    order = sorted(range(len(made)), key=lambda i: (-lengths[i], i))
+    kept = sorted(order[:most])
+    for i in sorted(order[most:]):
+        tally.reject("shorter", f"{lengths[i]} words, and the {most} longest are kept", made[i].raw)
+    stage.extra["longest"] = {
+        "mean_words_before": sum(lengths) / max(1, len(lengths)),
+        "mean_words_kept": sum(lengths[i] for i in kept) / max(1, len(kept)),
+    }
+    return [made[i] for i in kept]
+
+
+def _write_preferences(work: Work) -> None:
+    stage, c, rankings = work.stage, work.config, work.rankings
+    pairs = []
+    for ranking in rankings:
+        pair = best_and_worst(ranking)
+        if pair is None:
+            work.tally.reject("equal-scores", f"all answers got {ranking.ratings[0]:g}", ranking.prompt.text)
+        else:
+            pairs.append(pair)
+    order = streams.draw(stage.seed, stage.name, "heldout").permutation(len(pairs))
+    aside = set(order[: round(c.heldout * len(pairs))].tolist())
+    write_jsonl(stage.path("rankings.jsonl"), rankings)
+    write_jsonl(stage.path("pairs.jsonl"), [p for i, p in enumerate(pairs) if i not in aside])
+    write_jsonl(stage.path("pairs-heldout.jsonl"), [p for i, p in enumerate(pairs) if i in aside])
+    stage.extra["preferences"] = {"rankings": len(rankings), "pairs": len(pairs), "heldout": len(aside)}
