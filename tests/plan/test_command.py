@@ -53,7 +53,8 @@ def test_every_shipped_recipe_has_a_plan(name: str, big: Path) -> None:
     settings = {"sft.model": str(big)} if name == "instructgpt" else {}
     plan = show.make(name, settings, gpu=80, flops=1e14)
     loaded = [s for s in plan["stages"] if s["backbones"]]
-    assert len(loaded) >= len(plan["stages"]) - 1  # all but the sandbox's world
+    trained = {n for n, s in recipes.load(name, settings, files=False).stages.items() if s.trains}
+    assert trained <= {s["stage"] for s in loaded}  # the rest makes the world, or asks models that are not here
     for s in loaded:
         parts = [s["peak"][n] for n in show.COLUMNS]
         assert sum(parts) == pytest.approx(s["peak"]["total"], abs=1e-3)
@@ -234,3 +235,17 @@ def test_durations_and_sizes_are_read_at_a_glance() -> None:
     ]
     assert [show.size(x) for x in (3.6, 0.0341)] == ["3.60 GiB", "35 MiB"]
     assert GIB == 2**30
+
+
+def test_a_stage_that_asks_a_model_is_planned_where_that_model_is_here(big: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ask.yaml"
+    here = {"method": "magpie", "model": str(big), "max_tokens": 64, "answer_tokens": 200}
+    elsewhere = {"method": "evol-instruct", "model": "http://127.0.0.1:1/v1", "seeds": "seeds.jsonl"}
+    (tmp_path / "seeds.jsonl").write_text("{}\n")
+    path.write_text(json.dumps({"stages": {"here": here, "elsewhere": elsewhere}}))
+    found = plan_of(path)
+    assert [r.name for r in found["here"].roles] == ["policy"]
+    sampled = found["here"].sampled()
+    assert sampled is not None
+    assert sampled.answer == 200
+    assert not found["elsewhere"].roles

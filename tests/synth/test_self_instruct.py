@@ -493,10 +493,17 @@ def test_a_budget_leaves_what_was_paid_for(tmp_path: Path, serve: Serve, fake: A
 
 def test_as_many_human_demonstrations_are_laid_beside(tmp_path: Path, serve: Serve, fake: Any) -> None:
     human = tmp_path / "human.jsonl"
-    human.write_text("".join(json.dumps({"prompt": f"Q{i}", "answer": f"A{i}"}) + "\n" for i in range(50)))
+    given = [{"prompt": f"Q{i}", "answer": f"A{i}"} for i in range(50)]
+    given += [
+        {"prompt": {"messages": [{"role": "user", "content": f"P{i}"}]}, "answer": "B", "generator": {"rater": "r"}}
+        for i in range(50)
+    ]
+    human.write_text("".join(json.dumps(row) + "\n" for row in given))
     folder = run(tmp_path, serve(Teacher(fake)), instructions=10, completions=True, human=str(human))
     assert len(rows(folder / "human.jsonl")) == len(rows(folder / "demonstrations.jsonl")) == 20
     assert len(rows(folder / "seeds.jsonl")) == 12
+    raters = [r.get("generator") for r in rows(folder / "human.jsonl") if r["answer"] == "B"]
+    assert raters == [{"rater": "r"}] * len(raters) != []
 
 
 def test_a_killed_run_repeats_no_call_and_ends_alike(tmp_path: Path, serve: Serve, fake: Any) -> None:
@@ -504,7 +511,7 @@ def test_a_killed_run_repeats_no_call_and_ends_alike(tmp_path: Path, serve: Serv
 
     def slow(request: Any) -> Any:
         reply = teacher(request)
-        reply.delay = 0.02
+        reply.delay = 0.1
         return reply
 
     endpoint = serve(slow)

@@ -20,7 +20,7 @@ from kilter.plan import memory
 from kilter.plan.memory import Frozen, Parts, Pass, Role, Sampled, Settings
 from kilter.plan.shapes import Shape, shape_of
 from kilter.recipes import Recipe, StagePlan
-from kilter.references import is_model, is_weighted
+from kilter.references import asked_for, is_endpoint, is_model, is_served, is_weighted
 
 SAMPLE = 400
 """Rows of a file whose lengths are counted."""
@@ -253,7 +253,9 @@ class Planned:
         lanes, asked = min(lanes, most), prompts * lanes
         if self.lengths.heldout > asked:
             lanes, asked = 1, self.lengths.heldout
-        return Sampled(min(most, asked), self.lengths.prompt, int(c.max_new), lanes, asked)
+        named = (getattr(c, n, None) for n in ("max_new", "answer_tokens", "max_tokens"))
+        longest = min(next((int(n) for n in named if n), self.lengths.answer), self.roles[0].shape.context)
+        return Sampled(min(most, asked), self.lengths.prompt, longest, lanes, asked)
 
     def phases(self) -> dict[str, Parts]:
         """Bytes at the peak of each phase."""
@@ -353,7 +355,8 @@ def _room(known: Models, stage: StagePlan, module: Any, c: Any, cuda: bool) -> P
         texts |= {"policy": c.models[c.baseline], **({"other": others[-1]} if others else {})}
     if getattr(c, "reward", "") and is_model(c.reward):
         texts["reward"] = c.reward
-    sources = {role: known.find(text, stage.name) for role, text in texts.items()}
+    texts = {role: t for role, t in texts.items() if not (is_endpoint(asked_for(t)) or is_served(asked_for(t)))}
+    sources = {role: known.find(asked_for(text), stage.name) for role, text in texts.items()}
     on_gpu = cuda and getattr(c, "device", "cpu") != "cpu"
     lengths = Lengths(0, 0)
     if sources:

@@ -103,7 +103,7 @@ class Config:
     """Answers to each instruction that are scored for preferences (published: 5); 0 for none."""
     preference_temperature: float = 0.8
     """Temperature of those answers."""
-    heldout: float = 0.02
+    test_share: float = 0.02
     """Share of the pairs that is laid aside."""
     reward: str = ""
     """The reward model that scores the answers: a stage, folder or hub id."""
@@ -118,10 +118,10 @@ class Config:
         for name in ("draws", "max_tokens", "answer_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if self.first_temperature <= 0 or not 0 <= self.heldout < 1 or not 0 < self.near <= 1:
+        if self.first_temperature <= 0 or not 0 <= self.test_share < 1 or not 0 < self.near <= 1:
             raise ValueError(
-                f"first_temperature is {self.first_temperature}, heldout {self.heldout} and near {self.near}, but must "
-                "be above 0, from 0 to below 1, and above 0 up to 1"
+                f"first_temperature is {self.first_temperature}, test_share {self.test_share} and near {self.near}, but "
+                "must be above 0, from 0 to below 1, and above 0 up to 1"
             )
         unknown = [q for q in self.qualities if q not in QUALITIES]
         if unknown:
@@ -534,7 +534,7 @@ def _write_preferences(work: Work) -> None:
         else:
             pairs.append(pair)
     order = streams.draw(stage.seed, stage.name, "heldout").permutation(len(pairs))
-    aside = set(order[: round(c.heldout * len(pairs))].tolist())
+    aside = set(order[: round(c.test_share * len(pairs))].tolist())
     write_jsonl(stage.path("rankings.jsonl"), rankings)
     write_jsonl(stage.path("pairs.jsonl"), [p for i, p in enumerate(pairs) if i not in aside])
     write_jsonl(stage.path("pairs-heldout.jsonl"), [p for i, p in enumerate(pairs) if i in aside])

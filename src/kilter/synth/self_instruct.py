@@ -757,10 +757,16 @@ def _instruction(work: Work, task: Task) -> Prompt:
 
 def people(c: Config, stage: Stage, n: int) -> list[Demonstration]:
     """`n` of the human demonstrations, drawn; all of them are one message and an answer, as the machine's are."""
-    whole = streams.read_rows(Path(c.human), rows.demonstration)
+    whole = streams.read_rows(Path(c.human), _human)
     streams.judge_rejects(Path(c.human), len(whole.good) + len(whole.rejects), whole.rejects, c.max_rejects)
     found = [d for _, d in whole.good if len(d.prompt.messages) == 1]
     if len(found) < n:
         raise RecipeError(f"{c.human} has {len(found)} demonstrations of one message, but {n} are needed beside {n}")
     order = streams.draw(stage.seed, stage.name, "human").permutation(len(found))[:n]
     return [found[i] for i in sorted(order.tolist())]
+
+
+def _human(row: Mapping[str, Any], where: str) -> Demonstration:
+    """A row of demonstrations; kilter's own record keeps all that it says of itself."""
+    found = rows.demonstration(row, where)
+    return Demonstration.from_json(row) if isinstance(row.get("prompt"), Mapping) and "answer" in row else found
