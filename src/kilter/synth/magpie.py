@@ -118,10 +118,12 @@ class Config:
         for name in ("draws", "max_tokens", "answer_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if self.first_temperature <= 0 or not 0 <= self.test_share < 1 or not 0 < self.near <= 1:
+        if self.first_temperature <= 0:
+            raise ValueError(f"first_temperature is {self.first_temperature}, but must be above 0")
+        if not 0 <= self.test_share < 1 or not 0 < self.near <= 1:
             raise ValueError(
-                f"first_temperature is {self.first_temperature}, test_share {self.test_share} and near {self.near}, but "
-                "must be above 0, from 0 to below 1, and above 0 up to 1"
+                f"test_share is {self.test_share} and near {self.near}, but must be from 0 to below 1 (test_share) and "
+                "above 0 up to 1 (near)"
             )
         unknown = [q for q in self.qualities if q not in QUALITIES]
         if unknown:
