@@ -232,6 +232,12 @@ def test_other_languages_are_counted_in_characters(tmp_path: Path) -> None:
     assert si.complaint(c, "你好吗") == ("too-short", "3 words, at least 4")
     assert si.complaint(c, "「请把这句话翻译成英文」") == ("punctuation-first", "it begins with '「'")
     assert length_in_words("写一个 short 故事") == 6
+    assert si.listed("1、写一首诗\n2．翻译这句话\n3. 3.5 litres\n3.5 more") == [
+        "",
+        "写一首诗",
+        "翻译这句话",
+        "3.5 litres 3.5 more",
+    ]
     pool = Pool()
     pool.add("a", "请把这句话翻译成英文")
     assert pool.scores("请把这句话翻译成法文")[0] == pytest.approx(0.9)

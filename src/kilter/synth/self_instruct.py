@@ -484,7 +484,7 @@ def offered(c: Config, answer: Answer, tally: Tally, number: int) -> Iterator[tu
             tally.reject("empty", "a number with no text behind it", "", request=number)
 
 
-NUMBER = re.compile(r"(?:^|\n)[ \t]*\d{1,3}[ \t]?[.)](?:[ \t]+|(?=\n|$))")
+NUMBER = re.compile(r"(?:^|\n)[ \t]*\d{1,3}(?:[ \t]?[.)](?:[ \t]+|(?=\n|$))|[、．])")
 
 
 def listed(text: str) -> list[str]:
