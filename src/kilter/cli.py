@@ -123,45 +123,6 @@ VERBS: dict[str, Verb] = {
             "kilter compare sandbox:dpo sandbox:ppo sandbox-dpo.beta=0.1:dpo --price ranking=0.5",
         ),
     ),
-    "data stats": Verb(
-        "what a file of rows holds, or two files side by side: tasks, lengths, judgments, agreement, provenance",
-        datasets.stats_arguments,
-        datasets.stats,
-        ("kilter data stats rankings.jsonl", "kilter data stats vendor-a.jsonl vendor-b.jsonl --html pilots.html"),
-    ),
-    "data mix": Verb(
-        "rows of several files in stated shares, each with where it came from",
-        datasets.mix_arguments,
-        datasets.mix,
-        ("kilter data mix written.jsonl=0.7 harvested.jsonl=0.3 --n 10000 --out mix.jsonl",),
-    ),
-    "data split": Verb(
-        "train, validation and test files that have no author, group or prompt in common",
-        datasets.split_arguments,
-        datasets.split,
-        ("kilter data split prompts.jsonl --shares train=0.9,valid=0.05,test=0.05 --by author,group --out splits/",),
-    ),
-    "data leaks": Verb(
-        "what files share that should share nothing: authors, groups, prompts, long answers",
-        datasets.leaks_arguments,
-        datasets.leaks,
-        ("kilter data leaks train.jsonl test.jsonl",),
-    ),
-    "data diff": Verb(
-        "how two files of rows differ, by the rows' ids",
-        datasets.diff_arguments,
-        datasets.diff,
-        ("kilter data diff before.jsonl after.jsonl",),
-    ),
-    "data compile": Verb(
-        "training rows from judgments by a named rule, several raters' merged first by another",
-        datasets.compile_arguments,
-        datasets.compile_rows,
-        (
-            "kilter data compile rankings.jsonl --rule dpo-best-random --out pairs.jsonl",
-            "kilter data compile rankings.jsonl --rule pairs --merge tideman --out pairs.jsonl",
-        ),
-    ),
     "chat": Verb(
         "talk to a checkpoint, or to two side by side",
         talk.chat_arguments,
@@ -195,16 +156,6 @@ VERBS: dict[str, Verb] = {
         llm.calls,
         ("kilter calls calls.sqlite", "kilter calls calls.sqlite --out calls.jsonl"),
     ),
-    "data curate": Verb(
-        "put rows through curation: what stays, and why each other row went",
-        curate.curate_arguments,
-        curate.curate,
-        (
-            "kilter data curate demos.jsonl --out curated",
-            "kilter data curate prompts.jsonl --steps instructgpt --out curated",
-            "kilter data curate demos.jsonl --steps steps.yaml --benchmark test.jsonl --out curated --processes 2",
-        ),
-    ),
     "data check": Verb(
         "what files of rows hold: format, counts, lengths, licence, and every malformed row by its reason",
         data.check_arguments,
@@ -215,6 +166,12 @@ VERBS: dict[str, Verb] = {
             "kilter data check hh.jsonl --rejects bad.jsonl --max-rejects 0.01",
         ),
     ),
+    "data show": Verb(
+        "print a few rows as a person would read them",
+        data.show_arguments,
+        data.show,
+        ("kilter data show hh.jsonl.gz -n 3", "kilter data show hh.jsonl.gz --row 2312"),
+    ),
     "data convert": Verb(
         "rows of any public format in another, with a card that says where they come from",
         data.convert_arguments,
@@ -224,13 +181,56 @@ VERBS: dict[str, Verb] = {
             "kilter data convert oasst.parquet --to messages --kind demonstrations --out chats.jsonl",
         ),
     ),
-    "data show": Verb(
-        "print a few rows as a person would read them",
-        data.show_arguments,
-        data.show,
-        ("kilter data show hh.jsonl.gz -n 3", "kilter data show hh.jsonl.gz --row 2312"),
-    ),
     "data formats": Verb("list the formats that can be read and written", data.formats_arguments, data.list_formats),
+    "data stats": Verb(
+        "what a file of rows holds, or two files side by side: tasks, lengths, judgments, agreement, provenance",
+        datasets.stats_arguments,
+        datasets.stats,
+        ("kilter data stats rankings.jsonl", "kilter data stats vendor-a.jsonl vendor-b.jsonl --html pilots.html"),
+    ),
+    "data curate": Verb(
+        "put rows through curation: what stays, and why each other row went",
+        curate.curate_arguments,
+        curate.curate,
+        (
+            "kilter data curate demos.jsonl --out curated",
+            "kilter data curate prompts.jsonl --steps instructgpt --out curated",
+            "kilter data curate demos.jsonl --steps steps.yaml --benchmark test.jsonl --out curated --processes 2",
+        ),
+    ),
+    "data compile": Verb(
+        "training rows from judgments by a named rule, several raters' merged first by another",
+        datasets.compile_arguments,
+        datasets.compile_rows,
+        (
+            "kilter data compile rankings.jsonl --rule dpo-best-random --out pairs.jsonl",
+            "kilter data compile rankings.jsonl --rule pairs --merge tideman --out pairs.jsonl",
+        ),
+    ),
+    "data mix": Verb(
+        "rows of several files in stated shares, each with where it came from",
+        datasets.mix_arguments,
+        datasets.mix,
+        ("kilter data mix written.jsonl=0.7 harvested.jsonl=0.3 --n 10000 --out mix.jsonl",),
+    ),
+    "data split": Verb(
+        "train, validation and test files that have no author, group or prompt in common",
+        datasets.split_arguments,
+        datasets.split,
+        ("kilter data split prompts.jsonl --shares train=0.9,valid=0.05,test=0.05 --by author,group --out splits/",),
+    ),
+    "data leaks": Verb(
+        "what files share that should share nothing: authors, groups, prompts, long answers",
+        datasets.leaks_arguments,
+        datasets.leaks,
+        ("kilter data leaks train.jsonl test.jsonl",),
+    ),
+    "data diff": Verb(
+        "how two files of rows differ, by the rows' ids",
+        datasets.diff_arguments,
+        datasets.diff,
+        ("kilter data diff before.jsonl after.jsonl",),
+    ),
     "sandbox show": Verb(
         "print sandbox prompts, answers and the oracle's reasons",
         talk.show_arguments,
@@ -255,6 +255,7 @@ examples:
   kilter train dpo --help                          every field, its sentence and its default
   kilter train sft --model ./my-llama --data demos.jsonl --out out/
   kilter chat runs/sandbox/sft/model runs/sandbox/ppo/model
+  kilter data check hh.jsonl.gz                    what a file in any public format holds, and what is wrong with it
 """
 
 
