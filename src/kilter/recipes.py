@@ -28,7 +28,10 @@ ROOMS = {
     "self-instruct": PACKAGE / "synth" / "self_instruct.py",
     "evol-instruct": PACKAGE / "synth" / "evol_instruct.py",
     "magpie": PACKAGE / "synth" / "magpie.py",
+    "inquiries": PACKAGE / "sandbox" / "inquiries.py",
+    "factuality": PACKAGE / "synth" / "factuality.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
+    "claims": PACKAGE / "evaluate" / "claims.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""
 WORDS = {"value": ("policy",)}

@@ -1,0 +1,85 @@
+"""The stage that draws requests answered with facts: portraits and questions, some subjects kept for measuring.
+
+Recipes about truthfulness need many such requests, and subjects that training never asks about: a subject is on one
+side by a hash of its name. Texts that the world keeps for its own evaluation are not used for training here either.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kilter.data.records import Prompt, content_id, write_jsonl
+from kilter.errors import UserError
+from kilter.runs import Stage
+from kilter.sandbox.conversations import word
+from kilter.sandbox.grammar import some
+from kilter.sandbox.tasks import SUBJECTS, fact_spec, is_held_out, weighted
+from kilter.sandbox.world import VERSION
+
+READS = ()
+OUTPUT = "prompts.jsonl"
+TRIES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How many requests, and which."""
+
+    prompts: int = 400
+    """Requests about subjects that may be trained on."""
+    heldout: int = 240
+    """Requests about the other subjects, the same for every seed."""
+    portraits: float = 0.5
+    """The share that asks to tell of somebody or something; the rest asks for one fact."""
+    kept: int = 4
+    """One subject in this many is kept for measuring."""
+    heldout_seed: int = 11
+    """Seed of the held-out requests."""
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.heldout < 1 or self.kept < 2 or not 0 <= self.portraits <= 1:
+            raise ValueError("prompts and heldout must be at least 1, kept at least 2, portraits from 0 to 1")
+
+
+def run(stage: Stage) -> None:
+    """Write both files."""
+    c: Config = stage.config
+    write_jsonl(stage.path(OUTPUT), list(inquiries(stage.seed, c.prompts, c, held=False)))
+    write_jsonl(stage.path("prompts-heldout.jsonl"), list(inquiries(c.heldout_seed, c.heldout, c, held=True)))
+
+
+def is_kept(subject: str, of: int) -> bool:
+    """Whether a subject is kept for measuring."""
+    return zlib.crc32(f"inquiry/{subject}".encode()) % of == 0
+
+
+def inquiries(seed: int, count: int, c: Config, held: bool) -> Iterator[Prompt]:
+    """`count` different requests about subjects of one side."""
+    rng = random.Random(f"inquiries/{seed}/{held}")
+    seen: set[str] = set()
+    tries = 0
+    while len(seen) < count:
+        tries += 1
+        if tries > TRIES * count:
+            raise UserError(f"there are only {len(seen)} of {count} different requests of this kind; ask for fewer")
+        kind = weighted(SUBJECTS, rng)
+        describe = rng.random() < c.portraits
+        spec = {"kind": "describe", **some(kind, rng)} if describe else fact_spec(False, rng, kind)
+        if is_kept(spec[kind], c.kept) != held:
+            continue
+        messages, _ = word(spec, False, rng)
+        text = messages[-1]["content"]
+        if len(messages) > 1 or is_held_out(messages) or text in seen:
+            continue
+        seen.add(text)
+        yield Prompt(
+            messages=tuple(messages),
+            source="sandbox",
+            category="portrait" if describe else "question",
+            license="Apache-2.0",
+            split_group=content_id(spec[kind]),
+            extra={"sandbox": {**spec, "world": VERSION}},
+        )
