@@ -29,9 +29,12 @@ ROOMS = {
     "evol-instruct": PACKAGE / "synth" / "evol_instruct.py",
     "magpie": PACKAGE / "synth" / "magpie.py",
     "inquiries": PACKAGE / "sandbox" / "inquiries.py",
+    "riddles": PACKAGE / "sandbox" / "riddles.py",
     "factuality": PACKAGE / "synth" / "factuality.py",
+    "star": PACKAGE / "synth" / "star.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
     "claims": PACKAGE / "evaluate" / "claims.py",
+    "accuracy": PACKAGE / "evaluate" / "accuracy.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""
 WORDS = {"value": ("policy",)}

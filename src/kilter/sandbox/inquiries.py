@@ -21,7 +21,8 @@ from kilter.sandbox.world import VERSION
 
 READS = ()
 OUTPUT = "prompts.jsonl"
-TRIES = 200
+MISSES = 5000
+"""Draws in a row without anything new, after which there is nothing new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +61,10 @@ def inquiries(seed: int, count: int, c: Config, held: bool) -> Iterator[Prompt]:
     """`count` different requests about subjects of one side."""
     rng = random.Random(f"inquiries/{seed}/{held}")
     seen: set[str] = set()
-    tries = 0
+    misses = 0
     while len(seen) < count:
-        tries += 1
-        if tries > TRIES * count:
+        misses += 1
+        if misses > MISSES:
             raise UserError(f"there are only {len(seen)} of {count} different requests of this kind; ask for fewer")
         kind = weighted(SUBJECTS, rng)
         describe = rng.random() < c.portraits
@@ -75,6 +76,7 @@ def inquiries(seed: int, count: int, c: Config, held: bool) -> Iterator[Prompt]:
         if len(messages) > 1 or is_held_out(messages) or text in seen:
             continue
         seen.add(text)
+        misses = 0
         yield Prompt(
             messages=tuple(messages),
             source="sandbox",
