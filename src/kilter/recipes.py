@@ -32,6 +32,8 @@ ROOMS = {
     "riddles": PACKAGE / "sandbox" / "riddles.py",
     "factuality": PACKAGE / "synth" / "factuality.py",
     "star": PACKAGE / "synth" / "star.py",
+    "ultrachat": PACKAGE / "synth" / "ultrachat.py",
+    "camel": PACKAGE / "synth" / "camel.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
     "claims": PACKAGE / "evaluate" / "claims.py",
     "accuracy": PACKAGE / "evaluate" / "accuracy.py",

@@ -1,0 +1,420 @@
+"""Dialogues between two models, one of them told to be the user (UltraChat, arXiv:2305.14233, section 3).
+
+    world      topics → subtopics → questions, 3 to 7 rounds
+    writing    kinds of text → instructions, four in five of them written out in more detail, 2 to 4 rounds
+    material   passages → questions about them, put together by templates, 2 to 4 rounds
+
+The opening is the first message; then assistant and user speak in turn, so roles alternate by construction, and a
+dialogue ends with the assistant. The user's side stops early where it says that it is done, forgets its role, or says
+again what it has said; what came before is kept if it has enough rounds.
+
+A person may mend dialogues between two runs of the stage: `edits` is a JSONL of {"dialogue": id, "turn": number,
+"content": text}, and the dialogue goes on from the mended turn; {"drop": true} leaves it out, {"end": true} ends it
+before that turn. Turns before the edit come from the call cache; an edit that says what it mends (`was`) and finds
+another text there is stale and left out, with a reject.
+
+    demonstrations.jsonl   one row a dialogue: all turns but the last as the prompt (train with `turns: all`)
+    ultrachat.jsonl        {"id", "data": [user, assistant, ...]}, the published form
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kilter.data.records import Demonstration, Message, Prompt, content_id, read_jsonl, write_jsonl
+from kilter.data.streams import draw
+from kilter.errors import DataError, RunError, UserError
+from kilter.llm import Answer, Call, Sampler
+from kilter.runs import Stage
+from kilter.sandbox import protocol
+from kilter.synth import passages
+from kilter.synth.asking import Tally, made_by
+from kilter.synth.inputs import Models, ask_all, listed
+
+READS = ("user", "assistant", "helper", "topics", "edits")
+OUTPUT = "demonstrations.jsonl"
+END = "<END>"
+ROUNDS = {"world": (3, 7), "writing": (2, 4), "material": (2, 4)}
+QUESTIONS = {"world": 10, "writing": 200, "material": 5}
+LISTS = {"world": "ultrachat-topics.txt", "writing": "ultrachat-writing.txt"}
+
+USER_WORDS = (
+    "You are the user in the conversation above, not the assistant. Write what you say next: a follow-up on the last "
+    "answer, in your own voice, short and natural. Don't answer, don't offer help, don't thank. If you have nothing "
+    f"more to ask, write {END}. Write your message alone."
+)
+SUBTOPICS = 'List {count} different subtopics of "{topic}", one to a line and numbered.'
+ASK_ABOUT = 'Write {count} different questions that somebody may have about "{topic}", one to a line and numbered.'
+ASK_FOR = "Write {count} different requests for {topic}, each with a subject of its own, one to a line and numbered."
+ASK_OF = 'Write {count} different questions or tasks about this text, one to a line and numbered: "{topic}"'
+EXPAND = (
+    "Write the request above anew with more detail: for whom, what it must hold, in which tone. One line, numbered."
+)
+FORGOT = re.compile(
+    r"\bas an ai\b|\blanguage model\b|\bhow (?:can|may) i (?:help|assist)\b|\bhappy to (?:help|assist)\b"
+    r"|^(?:sure|certainly|of course)[,!.]? (?:here|i can|let me)\b",
+    re.IGNORECASE,
+)
+"""What an assistant says: a user who says it has forgotten the role."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Dialogues of one sector."""
+
+    user: str | dict[str, Any]
+    """The model that plays the user."""
+    assistant: str | dict[str, Any]
+    """The model that answers."""
+    sector: Literal["world", "writing", "material"] = "world"
+    """What the dialogues begin from."""
+    helper: str | dict[str, Any] = ""
+    """The model that lists subtopics and writes openings; empty for the user's."""
+    topics: str = ""
+    """A list of topics (`world`) or of kinds of text (`writing`), one to a line, empty for the shipped ones; for
+    `material` a file of passages, as JSONL of `text` rows or a plain text with blank lines between them."""
+    subtopics: int = 37
+    """With `world`: subtopics of a topic; the paper has over 1,100 of 30."""
+    questions: int = 0
+    """Openings for each subtopic, kind or passage; 0 for the paper's 10, 200 and 5."""
+    expand: float = 0.8
+    """With `writing`: the share of instructions that are written out in more detail; the paper's."""
+    rounds_min: int = 0
+    """Fewest rounds of user and assistant; 0 for the paper's 3 (`world`) and 2."""
+    rounds_max: int = 0
+    """Most rounds, each dialogue's number is drawn evenly; 0 for the paper's 7 (`world`) and 4."""
+    limit: int = 0
+    """Dialogues at most, drawn evenly from all openings; 0 for all."""
+    edits: str = ""
+    """Turns that a person has mended, from which dialogues go on; empty for none."""
+    user_words: str = USER_WORDS
+    """How the user's model is told to be the user."""
+    temperature: float = 1.0
+    """Temperature of both speakers and of the lists."""
+    max_tokens: int = 512
+    """Longest message in tokens."""
+    max_failed: float = 0.01
+    """Share of failed calls above which the stage stops."""
+
+    def __post_init__(self) -> None:
+        if self.sector == "material" and not self.topics:
+            raise ValueError("sector is 'material', so `topics` must name a file of passages")
+        low, high = self.rounds
+        if not 1 <= low <= high:
+            raise ValueError(f"rounds_min is {low} and rounds_max {high}, but 1 <= rounds_min <= rounds_max")
+        if self.subtopics < 1 or self.questions < 0 or self.limit < 0 or not 0 <= self.expand <= 1:
+            raise ValueError("subtopics must be at least 1, questions and limit at least 0, expand from 0 to 1")
+
+    @property
+    def rounds(self) -> tuple[int, int]:
+        """Fewest and most rounds."""
+        low, high = ROUNDS[self.sector]
+        return self.rounds_min or min(low, self.rounds_max or low), self.rounds_max or max(high, self.rounds_min)
+
+
+@dataclass
+class Dialogue:
+    """A conversation as it grows: texts in turn, user first, and who made each."""
+
+    id: str
+    about: dict[str, Any]
+    wanted: int
+    """Rounds that it is to have."""
+    texts: list[str] = field(default_factory=list)
+    made: list[dict[str, Any]] = field(default_factory=list)
+    ended: str = ""
+
+    @property
+    def messages(self) -> list[Message]:
+        return [{"role": "assistant" if i % 2 else "user", "content": t} for i, t in enumerate(self.texts)]
+
+    def say(self, text: str, by: Mapping[str, Any]) -> None:
+        self.texts.append(text)
+        self.made.append(dict(by))
+
+
+Edits = dict[tuple[str, int], dict[str, Any]]
+
+
+def run(stage: Stage) -> None:
+    """Openings, dialogues, and the two files."""
+    c: Config = stage.config
+    tally = Tally()
+    edits = read_edits(c.edits)
+    topics, listing = subjects(c)
+    with Models(stage) as models:
+        begun = openings(models(c.helper or c.user), topics, c, stage.seed, tally)
+        some = chosen(begun, c, stage.seed)
+        unknown = sorted({d for d, _ in edits} - {d.id for d in some})
+        for name in unknown:
+            tally.reject("stale-edit", f"there is no dialogue {name!r}", dialogue=name)
+        talk(models(c.user), models(c.assistant), some, edits, c, stage.seed, tally)
+    found = [_demonstration(d, c, listing) for d in some if _kept(d, c, tally)]
+    write_jsonl(stage.path(OUTPUT), found)
+    write_jsonl(stage.path("ultrachat.jsonl"), ({"id": d.id, "data": d.texts} for d in some if d.ended in KEPT))
+    tally.kept = len(found)
+    tally.write(stage)
+    stage.extra["ultrachat"] = {
+        "openings": len(begun),
+        "dialogues": len(found),
+        "turns": sum(len(d.prompt.messages) + 1 for d in found),
+        "ended": dict(sorted(Counter(d.ended for d in some).items())),
+        "edited": sum(any("edited" in m for m in d.made) for d in some),
+    }
+    if not found:
+        raise RunError(f"no dialogue is kept of {len(some)}; see {stage.path('rejects.jsonl')}")
+
+
+# --- how dialogues begin ----------------------------------------------------------------------------------------------
+
+
+def subjects(c: Config) -> tuple[list[str], str]:
+    """Topics, kinds of text or passages, and a hash of the list."""
+    if c.sector == "material":
+        texts = [p.text for p in passages.load(c.topics)]
+        return texts, content_id(texts)
+    return listed(c.topics, LISTS[c.sector])
+
+
+def openings(helper: Sampler, topics: Sequence[str], c: Config, seed: int, tally: Tally) -> list[Dialogue]:
+    """Every different first message, with what it was made from."""
+    count = c.questions or QUESTIONS[c.sector]
+    about = [{"topic": t} for t in topics]
+    words = {"world": ASK_ABOUT, "writing": ASK_FOR, "material": ASK_OF}[c.sector]
+    if c.sector == "world":
+        made = _lists(helper, topics, SUBTOPICS, c.subtopics, c, seed, tally)
+        about = [{"topic": t, "subtopic": s} for t, (some, _) in zip(topics, made, strict=True) for s in some]
+    asked = [a.get("subtopic", a["topic"]) for a in about]
+    written = _lists(helper, asked, words, count, c, seed, tally)
+    found = [(a, text, by) for a, (some, by) in zip(about, written, strict=True) for text in some]
+    if c.sector == "writing":
+        found = _expanded(helper, found, c, seed, tally)
+    if c.sector == "material":
+        templates, _ = listed("", "ultrachat-material.txt")
+        found = [(a, _joined(templates, a["topic"], text, seed), by) for a, text, by in found]
+    seen: set[str] = set()
+    begun = []
+    for a, text, by in found:
+        if text.casefold() in seen:
+            tally.reject("same-opening", "the opening stands already", text, **a)
+            continue
+        seen.add(text.casefold())
+        low, high = c.rounds
+        dialogue = Dialogue(content_id("ultrachat", c.sector, text, seed), a, 0)
+        dialogue.wanted = int(draw(seed, "ultrachat", "rounds", dialogue.id).integers(low, high + 1))
+        dialogue.say(text, by)
+        begun.append(dialogue)
+    return begun
+
+
+Listed = tuple[list[str], dict[str, Any]]
+
+
+def _lists(
+    helper: Sampler, topics: Sequence[str], words: str, count: int, c: Config, seed: int, tally: Tally
+) -> list[Listed]:
+    """For each topic the items of a numbered list, at most `count`, and the call that wrote them."""
+    calls = [
+        _call(protocol.instructions((), count, words.replace("{count}", str(count)).replace("{topic}", t)), c, seed)
+        for t in topics
+    ]
+    found: list[Listed] = []
+    for topic, call, reply in zip(topics, calls, ask_all(helper, calls, "lists", tally, c.max_failed), strict=True):
+        items = list(dict.fromkeys(protocol.numbered(reply.text)))[:count] if reply else []
+        if reply and not items:
+            tally.reject("no-list", "the reply is no numbered list", reply.text, topic=topic)
+        found.append((items, made_by(call, reply) if reply else {}))
+    return found
+
+
+def _call(text: str, c: Config, seed: int) -> Call:
+    message = {"role": "user", "content": text}
+    return Call(messages=[message], temperature=c.temperature, max_tokens=c.max_tokens, seed=seed)
+
+
+Opening = tuple[dict[str, Any], str, dict[str, Any]]
+
+
+def _expanded(helper: Sampler, found: Sequence[Opening], c: Config, seed: int, tally: Tally) -> list[Opening]:
+    """The stated share of instructions in more detail; one that can't be read stays as it was."""
+    picked = [i for i, (_, text, _) in enumerate(found) if draw(seed, "ultrachat", "expand", text).random() < c.expand]
+    calls = [_call(protocol.instructions([found[i][1]], 1, EXPAND), c, seed) for i in picked]
+    out = list(found)
+    for i, call, reply in zip(picked, calls, ask_all(helper, calls, "details", tally, c.max_failed), strict=True):
+        about, text, _ = found[i]
+        items = protocol.numbered(reply.text) if reply else []
+        if reply and items:
+            out[i] = ({**about, "instruction": text}, items[0], made_by(call, reply))
+        elif reply:
+            tally.reject("no-detail", "kept as it was: the reply is no numbered line", reply.text, instruction=text)
+    return out
+
+
+def _joined(templates: Sequence[str], passage: str, question: str, seed: int) -> str:
+    at = int(draw(seed, "ultrachat", "template", passage, question).integers(len(templates)))
+    return templates[at].replace("\\n", "\n").replace("{passage}", passage).replace("{question}", question)
+
+
+def chosen(begun: Sequence[Dialogue], c: Config, seed: int) -> list[Dialogue]:
+    """At most `limit` dialogues, in their order."""
+    if not c.limit or len(begun) <= c.limit:
+        return list(begun)
+    keyed = sorted(begun, key=lambda d: (draw(seed, "ultrachat", "limit", d.id).random(), d.id))
+    kept = {d.id for d in keyed[: c.limit]}
+    return [d for d in begun if d.id in kept]
+
+
+# --- how they go on ---------------------------------------------------------------------------------------------------
+
+
+def talk(
+    user: Sampler, assistant: Sampler, some: Sequence[Dialogue], edits: Edits, c: Config, seed: int, tally: Tally
+) -> None:
+    """All dialogues side by side: the assistants' turns of a round are asked together, then the users'."""
+    for d in some:
+        _mend(d, edits, tally)
+    for round_ in range(1, c.rounds[1] + 1):
+        live = [d for d in some if not d.ended]
+        calls = [
+            Call(messages=d.messages, temperature=c.temperature, max_tokens=c.max_tokens, seed=seed, tag=d.id)
+            for d in live
+        ]
+        _spoken(live, calls, ask_all(assistant, calls, f"assistant {round_}", tally, c.max_failed), edits, tally)
+        for d in live:
+            if not d.ended and len(d.texts) // 2 >= d.wanted:
+                d.ended = "rounds"
+        live = [d for d in live if not d.ended]
+        calls = [
+            Call(
+                messages=[{"role": "user", "content": protocol.turn(d.messages, c.user_words)}],
+                temperature=c.temperature,
+                max_tokens=c.max_tokens,
+                seed=seed,
+                tag=d.id,
+            )
+            for d in live
+        ]
+        _spoken(live, calls, ask_all(user, calls, f"user {round_}", tally, c.max_failed), edits, tally)
+    for d in some:
+        if len(d.texts) % 2:  # a question that nobody answered
+            d.texts.pop()
+            d.made.pop()
+
+
+def _spoken(
+    live: Sequence[Dialogue], calls: Sequence[Call], replies: Sequence[Answer | None], edits: Edits, tally: Tally
+) -> None:
+    """Add a turn to each dialogue, as it was said or as somebody has mended it, or end it."""
+    for d, call, reply in zip(live, calls, replies, strict=True):
+        text = reply.text.strip() if reply else ""
+        edited = (d.id, len(d.texts)) in edits
+        why = "call-failed" if reply is None else _over(d, text, reply)
+        if why and not edited:
+            d.ended = why
+            continue
+        d.say(text, made_by(call, reply) if reply else {})
+        _mend(d, edits, tally)
+
+
+def _over(d: Dialogue, text: str, reply: Answer) -> str:
+    """Why a dialogue ends before this turn, empty where it goes on."""
+    if not text:
+        return "empty"
+    if len(d.texts) % 2:
+        return "" if reply.finished else "cut-off"
+    if END in text:
+        return "user-ended"
+    if FORGOT.search(text):
+        return "user-forgot-role"
+    if text.casefold() in {t.casefold() for t in d.texts[::2]}:
+        return "user-repeated"
+    return "" if reply.finished else "cut-off"
+
+
+def _mend(d: Dialogue, edits: Edits, tally: Tally) -> None:
+    """Put a person's text in the place of the last turn, where there is one for it."""
+    turn = len(d.texts) - 1
+    edit = edits.get((d.id, turn))
+    if edit is None:
+        return
+    was = d.texts[turn]
+    if "was" in edit and edit["was"].strip() != was:
+        tally.reject("stale-edit", f"turn {turn} is no longer {edit['was']!r:.60}", was, dialogue=d.id, turn=turn)
+        return
+    if edit.get("drop"):
+        d.ended = "dropped"
+    elif edit.get("end"):
+        d.ended = "ended-by-person"
+        d.texts.pop()
+        d.made.pop()
+    else:
+        d.texts[turn] = edit["content"].strip()
+        d.made[turn] = {"edited": edit.get("by", "person"), "was": was, "by": d.made[turn]}
+
+
+def read_edits(path: str) -> Edits:
+    """(dialogue, turn) → the edit."""
+    if not path:
+        return {}
+    if not Path(path).is_file():
+        raise UserError(f"the edits {path!r} are no file")
+    found: Edits = {}
+    for number, row in read_jsonl(path):
+        where = f"{path}:{number}"
+        content = row.get("content")
+        if not isinstance(row.get("dialogue"), str) or type(row.get("turn")) is not int or row["turn"] < 0:
+            raise DataError(
+                f"{where}: an edit needs 'dialogue' (its id) and 'turn' (0 is the opening), got {row!r:.80}"
+            )
+        if not (row.get("drop") or row.get("end") or (isinstance(content, str) and content.strip())):
+            raise DataError(f"{where}: an edit needs 'content', or 'drop' or 'end' set to true, got {row!r:.80}")
+        if (row["dialogue"], row["turn"]) in found:
+            raise DataError(f"{where}: turn {row['turn']} of dialogue {row['dialogue']!r} is edited twice")
+        if not isinstance(row.get("was", ""), str):
+            raise DataError(f"{where}: 'was' must be the text that is mended, got {row['was']!r:.80}")
+        found[row["dialogue"], row["turn"]] = row
+    return found
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+KEPT = (
+    "rounds",
+    "user-ended",
+    "user-forgot-role",
+    "user-repeated",
+    "cut-off",
+    "empty",
+    "call-failed",
+    "ended-by-person",
+)
+
+
+def _kept(d: Dialogue, c: Config, tally: Tally) -> bool:
+    """Whether a dialogue is long enough and nobody has dropped it; a person may end one earlier."""
+    rounds = len(d.texts) // 2
+    least = 1 if d.ended == "ended-by-person" else c.rounds[0]
+    if d.ended != "dropped" and rounds >= least:
+        return True
+    reason = "dropped" if d.ended == "dropped" else "too-short"
+    raw = "\n".join(d.texts)
+    tally.reject(reason, f"{rounds} rounds of at least {least}: {d.ended}", raw, dialogue=d.id, ended=d.ended)
+    d.ended = "dropped" if d.ended == "dropped" else f"{d.ended}, too short"
+    return False
+
+
+def _demonstration(d: Dialogue, c: Config, listing: str) -> Demonstration:
+    *before, last = d.messages
+    prompt = Prompt(messages=tuple(before), source="ultrachat", category=c.sector, split_group=d.id)
+    more = {"id": d.id, "about": d.about, "rounds": len(d.texts) // 2, "ended": d.ended, "turns": d.made}
+    return Demonstration(
+        prompt=prompt,
+        answer=last["content"],
+        generator=d.made[-1],
+        extra={"ultrachat": {**more, "list": listing, "user_words": content_id(c.user_words)}},
+    )
