@@ -39,6 +39,9 @@ def test_what_is_built_is_parsed_back(talk: list[Message], a: str, b: str, name:
     assert found == protocol.Ask(task="critique", messages=tuple(talk), answers=(a,))
     assert parse(protocol.claims(talk, a)) == protocol.Ask(task="claims", messages=tuple(talk), answers=(a,))
     assert parse(protocol.turn(talk)) == protocol.Ask(task="turn", messages=tuple(talk))
+    assert parse(protocol.closer(talk, a, b, text)) == protocol.Ask(
+        task="closer", messages=tuple(talk), answers=(a, b, text)
+    )
 
 
 @given(talks(), st.lists(TEXT, min_size=1, max_size=4), st.dictionaries(NAME, TEXT, max_size=3))
@@ -81,6 +84,11 @@ def test_a_message_reads_like_one() -> None:
 
 def test_replies_are_read_and_what_cannot_be_read_raises() -> None:
     assert [protocol.letter(r) for r in ("A", " (b)", "Answer B is better", "A.")] == ["A", "B", "B", "A"]
+    told = ("A C", "(c) and (A)", "Answers B and C.", "BC", "Answer C, answer A")
+    assert [protocol.two_letters(r) for r in told] == [("A", "C"), ("A", "C"), ("B", "C"), ("B", "C"), ("A", "C")]
+    for reply in ("A", "A A", "A and D", "All three", ""):
+        with pytest.raises(DataError, match="no two of A, B and C"):
+            protocol.two_letters(reply)
     assert [protocol.truth(r) for r in ("true", "False.")] == [True, False]
     assert [protocol.yes(r) for r in ("Yes", "no.", " (No)")] == [True, False, False]
     assert protocol.numbered("Here:\n1. One\n 2) Two\nthree") == ["One", "Two"]

@@ -3,7 +3,8 @@
 A message opens each part with a mark on a line of its own, `[Request]`, `[Answer A]`, `[Principle: harmless]`, and ends
 with `[Task: compare]` and an instruction in words. A model reads it as it reads any text; the sandbox's scripted models
 find the parts by their marks. Builders (`critique`, `revise`, `compare`, ...) write the message, `parse` reads it, and
-the readers at the end (`letter`, `ratings`, `truth`, `yes`, `numbered`) read the reply of whatever model answered.
+the readers at the end (`letter`, `two_letters`, `ratings`, `truth`, `yes`, `numbered`) read the reply of whatever model
+answered.
 
 A line of somebody's text that looks like a mark gets a backslash before it, so that no answer can open a section.
 """
@@ -19,7 +20,7 @@ from kilter.data.records import Message
 from kilter.errors import DataError, nearest
 
 TASKS = (
-    *("critique", "revise", "compare", "rate", "claims", "verify", "question", "instructions", "turn"),
+    *("critique", "revise", "compare", "closer", "rate", "claims", "verify", "question", "instructions", "turn"),
     *("classification", "input-first", "output-first"),
 )
 _NAMES = "System|User|Assistant|Request|Answer|Principle|Critique|Claim|Aspect|Example|Reply|Task"
@@ -31,6 +32,8 @@ INSTRUCTIONS = {
     "critique": "Say what is wrong with the answer above, point by point. If nothing is, say that nothing is to mend.",
     "revise": "Rewrite the answer so that what the critique says is mended. Write the new answer alone.",
     "compare": "Which of the two answers is better? Reply with one letter, A or B.",
+    "closer": "Which two of the three answers are closer to each other than to the third? Reply with their two "
+    "letters, like A C.",
     "rate": "Rate each answer above on each aspect, from {low} to {high}, where {high} is best.",
     "claims": "List every claim about the world that the answer makes, one to a line and numbered. Leave out the rest.",
     "verify": "Is the claim above true? Reply with one word, true or false.",
@@ -106,6 +109,12 @@ def compare(
     """Ask which of two answers is better; the reply is one letter, whose log-probability makes a soft label."""
     parts = [*_talk(messages), ("Answer A", a), ("Answer B", b), *_principle(principle, principle_text)]
     return _written([*parts, ("Task: compare", words or INSTRUCTIONS["compare"])])
+
+
+def closer(messages: Sequence[Message], a: str, b: str, c: str, words: str = "") -> str:
+    """Ask which two of three answers are closer to each other; the reply is two letters."""
+    parts = [*_talk(messages), ("Answer A", a), ("Answer B", b), ("Answer C", c)]
+    return _written([*parts, ("Task: closer", words or INSTRUCTIONS["closer"])])
 
 
 def rate(
@@ -262,6 +271,15 @@ def letter(reply: str) -> str:
     if not found or re.match(r"\W*a\s+[a-z]", reply):
         raise DataError(f"the reply names neither A nor B: {reply[:80]!r}")
     return found[1].upper()
+
+
+def two_letters(reply: str) -> tuple[str, str]:
+    """Two of `A`, `B` and `C` in their order, out of a reply to `closer`; anything else raises."""
+    found = re.match(r"\W*(?:answers?\s+)?([abc])(?:\W+(?:and\W+)?(?:answer\s+)?)?([abc])\b", reply, re.IGNORECASE)
+    pair = sorted({found[1].upper(), found[2].upper()}) if found else []
+    if len(pair) != 2:
+        raise DataError(f"the reply names no two of A, B and C: {reply[:80]!r}")
+    return pair[0], pair[1]
 
 
 def truth(reply: str) -> bool:

@@ -225,6 +225,20 @@ class Scripted:
         a, b = (self.worth(prompt, answer, by, ask, place) for place, answer in enumerate(ask.answers))
         return choice("A", "B", (a - b) / SHARPNESS)
 
+    def closer(self, ask: Ask, rng: random.Random) -> Reply:
+        """The two answers that share most of what they say, whatever that is worth."""
+        prompt = understand(ask.messages)
+        if prompt is None or len(ask.answers) != 3:
+            return Reply(NO_VERDICT)
+        said = [facts_of(answer, prompt) for answer in ask.answers]
+        best = {}
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            alike = len(said[i] & said[j]) / max(1, len(said[i] | said[j]))
+            luck = uniform("closer", str(SCRIPT), self.kind, prompt.id, *sorted((ask.answers[i], ask.answers[j])))
+            best[i, j] = alike - self.tier.noise * math.log(-math.log(luck)) + (i + j == 1) * self.tier.first
+        i, j = max(best, key=lambda pair: best[pair])
+        return Reply(f"{'ABC'[i]} {'ABC'[j]}")
+
     def rate(self, ask: Ask, rng: random.Random) -> Reply:
         prompt = understand(ask.messages)
         if prompt is None or not ask.answers:
@@ -358,6 +372,16 @@ def claims_of(answer: str, prompt: Prompt | None) -> list[str]:
         person = reading.slots.get("person", person)
         it = reading.slots.get("town") or reading.slots.get("animal") or it
         found += [c for c in stated(reading) if c not in found]
+    return found
+
+
+def facts_of(answer: str, prompt: Prompt) -> set[object]:
+    """What an answer says, sentence by sentence: how it puts it counts for nothing."""
+    person, it = subject_of(prompt.extra["sandbox"])
+    found: set[object] = set()
+    for text in sentences(answer):
+        reading = read(text) or read_as(text, it, person)
+        found.add((reading.frame, *sorted(reading.slots.items())) if reading else text.lower())
     return found
 
 

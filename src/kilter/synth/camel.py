@@ -9,7 +9,7 @@ A chat ends when the instructing side writes <CAMEL_TASK_DONE>; after 40 message
 instruction; at the first assistant's turn with one (the roles have flipped); after 4 rounds in a row in which somebody
 takes leave or speaks as a language model; or when a message is empty, cut off or refused. Why it ended is always kept.
 
-    demonstrations.jsonl   a row for each chat that ended well, all but its last turn as prompt (train with `turns: all`)
+    demonstrations.jsonl   each chat that ended well, all but its last turn as the prompt (train with `turns: all`)
     camel.jsonl            every chat in the published form: role_1, role_2, id, original_task, specified_task,
                            message_1 ..., num_messages, termination_reason
 """
