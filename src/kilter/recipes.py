@@ -34,6 +34,7 @@ ROOMS = {
     "star": PACKAGE / "synth" / "star.py",
     "ultrachat": PACKAGE / "synth" / "ultrachat.py",
     "camel": PACKAGE / "synth" / "camel.py",
+    "triplets": PACKAGE / "synth" / "triplets.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
     "claims": PACKAGE / "evaluate" / "claims.py",
     "accuracy": PACKAGE / "evaluate" / "accuracy.py",
