@@ -221,7 +221,7 @@ def test_accuracy_counts_what_models_end_in(
     good = serve(lambda r: f"Answer: {next(a for q, a in PROBLEMS if q == r.text)}")
     config = accuracy.Config(
         models={"toy": f"{serve(script).url}#toy", "good": f"{good.url}#good"},
-        problems=str(make(good.url).config.data),
+        prompts=str(make(good.url).config.data),
         baseline="toy",
     )
     stage = Stage("accuracy", tmp_path / "runs" / "recipe" / "accuracy", config, 3)

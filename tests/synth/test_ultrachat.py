@@ -13,6 +13,7 @@ import pytest
 from kilter.data.records import read_jsonl, write_jsonl
 from kilter.data.rows import demonstration
 from kilter.errors import DataError, UserError
+from kilter.llm import OutOfBudget
 from kilter.runs import Stage
 from kilter.sandbox import protocol
 from kilter.synth import ultrachat
@@ -232,6 +233,23 @@ def test_bad_inputs_are_named_before_any_call(
     with pytest.raises(ValueError, match="rounds_min is 5 and rounds_max 2"):
         Config(user="u", assistant="a", rounds_min=5, rounds_max=2)
     assert script.asked == []
+
+
+def test_a_budget_that_is_spent_stops_the_stage_and_a_larger_one_goes_on(
+    serve: Callable[..., Any], make: Callable[..., Stage]
+) -> None:
+    script = Script()
+    url = serve(script).url
+    asked = {"url": f"{url}#assistant", "budget_calls": 10, "concurrency": 1}
+    with pytest.raises(OutOfBudget):
+        ultrachat.run(make(url, assistant=asked, **SMALL))
+    spent = [body for kind, body in script.asked if kind == "assistant"]
+    assert len(spent) == 10
+    stage = make(url, assistant={**asked, "budget_calls": 1000}, **SMALL)
+    ultrachat.run(stage)
+    assert len(rows(stage.path("demonstrations.jsonl"))) == 12
+    bodies = Counter(json.dumps(body, sort_keys=True) for _, body in script.asked)
+    assert set(bodies.values()) == {1}
 
 
 def test_the_sandboxes_models_talk(make: Callable[..., Stage]) -> None:

@@ -23,7 +23,7 @@ from kilter.synth.inputs import Models, ask_all, rows
 from kilter.synth.star import Config as Round
 from kilter.synth.star import Problem, Try, asked, problem, shots, tried
 
-READS = ("models", "problems", "examples")
+READS = ("models", "prompts", "examples")
 OUTPUT = "accuracy.json"
 
 
@@ -33,8 +33,8 @@ class Config:
 
     models: dict[str, Any]
     """Name → model, in the order of the table."""
-    problems: str
-    """Problems with their answers."""
+    prompts: str
+    """Held-out problems with their answers."""
     baseline: str
     """The model that the others are compared with."""
     examples: str = ""
@@ -59,7 +59,7 @@ def run(stage: Stage) -> None:
     """Answer every problem by every model, and write the two files."""
     c: Config = stage.config
     tally = Tally()
-    problems: list[Problem] = rows(stage, c.problems, problem, tally, 0, 0.0)
+    problems: list[Problem] = rows(stage, c.prompts, problem, tally, 0, 0.0)
     reading = Round(model="", data="", examples=c.examples, shots=c.shots, form=c.form)
     shown = shots(stage, reading, tally)
     calls = [
