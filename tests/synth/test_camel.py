@@ -198,6 +198,7 @@ def test_the_sandboxes_models_play_to_the_end(make: Callable[..., Stage]) -> Non
     assert 1 <= len(found) <= 3
     assert Counter(r["termination_reason"] for r in rows(stage.path("camel.jsonl")))["task-done"] == len(found)
     again = rows(stage.path("demonstrations.jsonl"))
+    stage.extra.clear()
     camel.run(stage)
     assert rows(stage.path("demonstrations.jsonl")) == again
     assert stage.extra["calls"]["sandbox:oracle"]["asked"] == 0

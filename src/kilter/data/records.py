@@ -191,10 +191,10 @@ class Candidate(Record):
             object.__setattr__(self, "id", content_id(self.prompt_id, self.answer, self.generator))
 
 
-KINDS = ("ranking", "pair", "rating", "flag", "edit", "critique", "steps")
+KINDS = ("ranking", "pair", "rating", "flag", "edit", "critique", "steps", "triplet")
 """Kinds of judgment: several answers in order, two with strength, numbers, good or bad, an answer written anew (which
-stands above the old one), a text about answers; and the steps of one solution, each good or bad, which are no
-alternatives and compile to nothing."""
+stands above the old one), a text about answers; the steps of one solution, each good or bad, which are no
+alternatives and compile to nothing; and which two of three answers are closer, which orders none of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,12 @@ def prompt(row: Mapping[str, Any], where: str) -> Prompt:
 
 def demonstration(row: Mapping[str, Any], where: str) -> Demonstration:
     """A prompt with the answer to imitate."""
+    given = row.get("prompt")
+    if isinstance(given, Mapping) and "messages" in given and "answer" in row:  # a record, which may say more
+        _answer(row, "answer", where)
+        whole = Demonstration.from_json(row)
+        check_messages(whole.prompt.messages, where)
+        return whole
     messages = row.get("messages")
     if isinstance(messages, list) and not any(a in row for a in ANSWERS):
         if not messages or not isinstance(messages[-1], Mapping) or messages[-1].get("role") != "assistant":

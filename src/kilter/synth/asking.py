@@ -46,8 +46,20 @@ def asking(stage: Stage, reference: Reference) -> Iterator[Sampler]:
         try:
             yield sampler
         finally:
-            spent = stage.extra.setdefault("calls", {})
-            spent[text] = sampler.spent.to_json()
+            _note(stage.extra.setdefault("calls", {}), _named(given, text), sampler.spent.to_json())
+
+
+def _named(given: Reference, text: str) -> str:
+    """The reference, and which of an address's models where settings say so."""
+    model = given.get("model", "") if isinstance(given, Mapping) else ""
+    return text if model in ("", text) else f"{text}#{model}"
+
+
+def _note(found: dict[str, dict[str, Any]], name: str, spent: Mapping[str, Any]) -> None:
+    """Add what a sampler took to what others of its name took before it."""
+    before = found.setdefault(name, {})
+    for key, value in spent.items():
+        before[key] = before.get(key, 0) + value
 
 
 @contextlib.contextmanager
