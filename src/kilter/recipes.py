@@ -35,12 +35,15 @@ ROOMS = {
     "ultrachat": PACKAGE / "synth" / "ultrachat.py",
     "camel": PACKAGE / "synth" / "camel.py",
     "triplets": PACKAGE / "synth" / "triplets.py",
+    "ultrafeedback": PACKAGE / "synth" / "ultrafeedback.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
     "claims": PACKAGE / "evaluate" / "claims.py",
     "accuracy": PACKAGE / "evaluate" / "accuracy.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""
-WORDS = {"value": ("policy",)}
+TEXTS = tuple(p.stem for p in sorted((PACKAGE / "synth" / "prompts").glob("*.yaml")))
+"""Texts of synthesis recipes that are shipped, by name."""
+WORDS = {"value": ("policy",), "texts": TEXTS, "constitution": TEXTS}
 """Texts in a field that names an input which stand for no input of their own."""
 TOP = {"name", "about", "seed", "threads", "doctor", "stages"}
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")

@@ -1,0 +1,524 @@
+"""UltraFeedback: several models answer, a judge rates every answer by aspect and overall; the best against another.
+
+    judgments.jsonl   each prompt with all its answers: overall ratings, aspects, rationales, critiques, the raw replies
+    pairs.jsonl       the best against one of the others by a stated rule, which stands in every row
+    rejects.jsonl     what was left out and why
+
+Cui et al. 2023, arXiv:2310.01377: for each prompt 4 of a pool of models answer, each after one principle as a system
+message, drawn by a mix that hangs on the prompt's source. The judge is asked once for each aspect, with all answers in
+an order drawn for that call, and once for each answer alone, for a critique and a rating from 1 to 10. The pairs are
+those of Tunstall et al. 2023, arXiv:2310.16944: the best overall against a random other one.
+
+Scores are read by a typed reader: a 1 is a 1, and what can't be read is said to be unread. A prompt's source passes
+through to every row, so that rows from a benchmark (TruthfulQA is among the paper's sources) can be taken out later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import fmean
+from typing import Any, Literal
+
+from kilter.data import streams
+from kilter.data.judgments import tiers_from_scores
+from kilter.data.records import Candidate, Judgment, Message, Prompt, write_jsonl
+from kilter.errors import RecipeError, UserError
+from kilter.llm import Answer, Call, Failed, OutOfBudget, Parsed, Sampler, Unparsable, parse, parse_score
+from kilter.llm.schema import Tally as Scores
+from kilter.progress import say
+from kilter.runs import Stage
+from kilter.sandbox import protocol
+from kilter.synth import given
+from kilter.synth.asking import Reference, Tally, made_by
+
+READS = ("writers", "judge", "data", "texts")
+OUTPUT = "pairs.jsonl"
+ASPECTS, OVERALL = (1, 5), (1, 10)
+"""The scales of the paper."""
+RATING_LINE = re.compile(r"^\W*Answer\W*1\W*:?\W*overall\b\W*(?P<rest>.*)$", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Answers of several models, rated by a judge; counts and temperatures are the paper's."""
+
+    writers: tuple[str | dict[str, Any], ...]
+    """The models that answer, the more different the better; the paper has 17."""
+    judge: str | dict[str, Any]
+    """The model that rates."""
+    data: str
+    """Prompts to be answered."""
+    texts: str = ""
+    """A YAML file of aspects, principles and mix; empty for the shipped one, `synth/prompts/ultrafeedback.yaml`."""
+    mix: dict[str, dict[str, float]] | None = None
+    """Source of a prompt -> {kind of principle: share}, in place of the texts' mix; `other` is for all others."""
+    plain: tuple[str, ...] = ()
+    """Writers that get no principle: models whose chat template takes no system message."""
+    answers: int = 4
+    """Answers to each prompt, each by another writer."""
+    temperature: float = 1.0
+    """Temperature of the writers."""
+    max_new: int = 1024
+    """Longest answer in tokens."""
+    judge_temperature: float = 0.0
+    """Temperature of the judge."""
+    judge_top_p: float = 0.6
+    """Its top-p."""
+    judge_tokens: int = 1024
+    """Its longest reply in tokens."""
+    knowledge: str = "reference"
+    """Key of a prompt's `extra` that holds what is known to be true; the judge of truthfulness is told it."""
+    best_by: Literal["overall", "aspects"] = "overall"
+    """What makes an answer the best: the overall rating, or the mean of its aspects."""
+    against: Literal["random", "worst", "all"] = "random"
+    """What it is set against: a random worse one, the worst, or `all`: the whole ranking as one row."""
+    ties: Literal["drop", "draw"] = "drop"
+    """Where several are best: leave the prompt out of the pairs and count it, or draw one of them."""
+    categories: tuple[str, ...] = ()
+    """Take only prompts of these categories."""
+    limit: int = 0
+    """Take so many prompts, drawn by the seed; 0 takes all."""
+    part: int = 200
+    """Prompts in one part: what a spent budget leaves unwritten at most."""
+    max_rejects: float = 0.01
+    """Share of unusable prompts above which the stage stops."""
+
+    def __post_init__(self) -> None:
+        if self.answers < 2:
+            raise ValueError(f"answers is {self.answers}, but a comparison needs at least 2")
+        names = [given.short(w) for w in self.writers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"writers names the same model twice ({', '.join(names)})")
+        if self.answers > len(names):
+            raise ValueError(
+                f"answers is {self.answers}, but there are {len(names)} writers: each answers a prompt once"
+            )
+        strangers = [n for n in self.plain if n not in names]
+        if strangers:
+            raise ValueError(f"plain names {strangers[0]!r}, which is no writer; they are {', '.join(names)}")
+        for name in ("max_new", "judge_tokens", "part"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.temperature < 0 or self.judge_temperature < 0 or not 0 < self.judge_top_p <= 1:
+            raise ValueError("temperatures must be at least 0, and judge_top_p above 0 and at most 1")
+
+
+def run(stage: Stage) -> None:
+    """Let the writers answer and the judge rate, part by part; write the files."""
+    work = Work(stage, texts_of(stage.config))
+    c: Config = stage.config
+    prompts = given.prompts(
+        stage, c.data, work.tally, categories=c.categories, limit=c.limit, max_rejects=c.max_rejects
+    )
+    roles: dict[str, Reference] = {given.short(w): w for w in c.writers}
+    rows: list[Judgment] = []
+    with given.open_all(stage, {**roles, " judge": c.judge}) as samplers:
+        try:
+            for some in given.parts(prompts, c.part):
+                rows += work.rated(work.answered(some, samplers), samplers[" judge"])
+        except OutOfBudget:  # what is whole stands; the same command goes on with a larger budget
+            work.write(rows)
+            raise
+    work.write(rows)
+
+
+def texts_of(c: Config) -> given.Texts:
+    """Aspects, principles and mix, checked before anything is asked."""
+    found = given.texts(c.texts, "ultrafeedback", ("aspects", "overall", "principles", "mix"))
+    values = found.values
+    for name, aspect in values["aspects"].items():
+        if not isinstance(aspect, Mapping) or not str(aspect.get("about") or "").strip():
+            raise UserError(f"{found.name}: aspect {name!r} must say what it is about")
+    for kind, rows in values["principles"].items():
+        given.check_ids(rows, f"{found.name}: principles {kind!r}", ("text",))
+    for source, shares in (c.mix or values["mix"]).items():
+        unknown = sorted(set(shares) - set(values["principles"]))
+        if unknown or not shares or min(shares.values()) < 0 or not sum(shares.values()) > 0:
+            raise RecipeError(
+                f"mix of {source!r} is {shares}, but must give shares, not all 0, to kinds of principle: "
+                f"{', '.join(values['principles'])}"
+            )
+    return found
+
+
+# --- the writers ------------------------------------------------------------------------------------------------------
+
+
+def mix_of(source: str, mix: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
+    """The mix of a source: the longest name that it begins with (`flan` for flan_v2_cot), else `other`."""
+    names = sorted((n for n in mix if source.startswith(n)), key=len)
+    return mix[names[-1]] if names else mix.get("other", {"helpfulness": 1.0})
+
+
+def told(messages: Sequence[Message], principle: str) -> list[Message]:
+    """A conversation with a principle as its system message, before what the message said already."""
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": principle}, *messages]
+    return [{"role": "system", "content": f"{principle}\n\n{messages[0]['content']}"}, *messages[1:]]
+
+
+@dataclass
+class Work:
+    """A run's state: what was left out, and how the judge's scores are distributed."""
+
+    stage: Stage
+    texts: given.Texts
+    tally: Tally = field(default_factory=Tally)
+    scores: dict[str, Scores] = field(default_factory=dict)
+    conflicts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def c(self) -> Config:
+        config: Config = self.stage.config
+        return config
+
+    @property
+    def label(self) -> str:
+        return self.stage.label or self.stage.name
+
+    def draw(self, *key: object) -> Any:
+        return streams.draw(self.stage.seed, self.stage.name, *key)
+
+    def principle(self, prompt: Prompt, writer: str) -> dict[str, str]:
+        """The principle drawn for one answer."""
+        shares = mix_of(prompt.source, self.c.mix or self.texts.values["mix"])
+        kind = given.drawn(shares, self.stage.seed, self.stage.name, prompt.id, writer, "kind")
+        rows = self.texts.values["principles"][kind]
+        return {**rows[int(self.draw(prompt.id, writer, "principle").integers(len(rows)))], "kind": kind}
+
+    def call(self, prompt: Prompt, writer: str) -> Call:
+        """What a writer is asked; the tag holds the prompt, the writer, and the principle that stands in the call."""
+        c, messages, tag = self.c, list(prompt.messages), {"prompt": prompt.id, "writer": writer}
+        if writer not in c.plain:
+            principle = self.principle(prompt, writer)
+            messages, tag = told(messages, principle["text"]), {**tag, "principle": principle["id"]}
+            tag["kind"] = principle["kind"]
+        return Call(messages=messages, temperature=c.temperature, max_tokens=c.max_new, seed=self.stage.seed, tag=tag)
+
+    def answered(
+        self, prompts: Sequence[Prompt], samplers: Mapping[str, Sampler]
+    ) -> list[tuple[Prompt, list[Candidate]]]:
+        """Each prompt with the answers of the writers drawn for it."""
+        names = [given.short(w) for w in self.c.writers]
+        by_writer: dict[str, list[Call]] = {n: [] for n in names}
+        for prompt in prompts:
+            for i in self.draw(prompt.id, "writers").permutation(len(names))[: self.c.answers]:
+                by_writer[names[i]].append(self.call(prompt, names[i]))
+        found: dict[str, list[Candidate]] = {p.id: [] for p in prompts}
+        for name, calls in by_writer.items():
+            said = given.outcomes(samplers[name], calls, f"{self.label} answers of {name}")
+            for call, outcome in zip(calls, said, strict=True):
+                made = self.candidate(call, outcome)
+                if made is not None:
+                    found[made.prompt_id].append(made)
+        whole = []
+        for prompt in prompts:
+            if len(found[prompt.id]) < 2:
+                self.tally.reject("too-few-answers", "fewer than 2 answers to compare", prompt=prompt.id)
+            else:
+                whole.append((prompt, found[prompt.id]))
+        return whole
+
+    def candidate(self, call: Call, outcome: Answer | Failed) -> Candidate | None:
+        """An answer with all that made it, or a reject."""
+        lack = given.lacking(outcome)
+        if lack or isinstance(outcome, Failed):
+            reason, detail = lack or ("call-failed", "")
+            self.tally.reject(f"answer-{reason}", detail, **call.tag)
+            return None
+        tag = {k: v for k, v in call.tag.items() if k != "prompt"}
+        generator = {**made_by(call, outcome), **tag, "texts": self.texts.guideline}
+        return Candidate(prompt_id=call.tag["prompt"], answer=outcome.text, generator=generator)
+
+    # --- the judge ----------------------------------------------------------------------------------------------------
+
+    def judge_call(self, text: str, tag: Any) -> Call:
+        c = self.c
+        return Call(
+            messages=[{"role": "user", "content": text}],
+            temperature=c.judge_temperature,
+            top_p=c.judge_top_p,
+            max_tokens=c.judge_tokens,
+            seed=self.stage.seed,
+            tag=tag,
+        )
+
+    def aspect_call(self, prompt: Prompt, answers: Sequence[Candidate], name: str) -> Call:
+        """One aspect of all answers, in an order drawn for this call."""
+        aspect = self.texts.values["aspects"][name]
+        order = [int(i) for i in self.draw(prompt.id, name, "order").permutation(len(answers))]
+        about = str(aspect["about"])
+        known = prompt.extra.get(self.c.knowledge)
+        if known and "truth" in name:
+            about += f"\nWhat is known to be true here: {known}"
+        words = (
+            f"Rate each answer above for its {name}, from {ASPECTS[0]} to {ASPECTS[1]}, by what it says under the "
+            f"aspect. The order of the answers means nothing. Beside the number give a `rationale` of a sentence or two"
+            f"{', and write N/A for the number where the aspect does not apply' if aspect.get('none') else ''}."
+        )
+        shown = [answers[i].answer for i in order]
+        text = protocol.rate(prompt.messages, shown, {name: about}, ASPECTS, "json", words)
+        return self.judge_call(text, order)
+
+    def overall_call(self, prompt: Prompt, answer: Candidate) -> Call:
+        """One answer alone: what is good and what is not about it, then a rating."""
+        words = (
+            "Write first, as advice to whoever wrote the answer, what is good about it and what would make it better. "
+            f"Then rate it, from {OVERALL[0]} to {OVERALL[1]}, on a last line of its own in the form above."
+        )
+        about = {protocol.OVERALL: str(self.texts.values["overall"])}
+        return self.judge_call(protocol.rate(prompt.messages, [answer.answer], about, OVERALL, "text", words), None)
+
+    def rated(self, answered: Sequence[tuple[Prompt, list[Candidate]]], judge: Sampler) -> list[Judgment]:
+        """Every prompt's answers as a judgment."""
+        names = list(self.texts.values["aspects"])
+        aspects = [self.aspect_call(p, a, name) for p, a in answered for name in names]
+        overall = [self.overall_call(p, one) for p, a in answered for one in a]
+        of_aspects = iter(zip(aspects, given.outcomes(judge, aspects, f"{self.label} aspects"), strict=True))
+        of_overall = iter(given.outcomes(judge, overall, f"{self.label} overall"))
+        rows = []
+        for prompt, answers in answered:
+            by_name = {name: next(of_aspects) for name in names}
+            made = self.judgment(prompt, answers, by_name, [next(of_overall) for _ in answers])
+            rows += [made] if made else []
+        return rows
+
+    def judgment(
+        self,
+        prompt: Prompt,
+        answers: Sequence[Candidate],
+        aspects: Mapping[str, tuple[Call, Answer | Failed]],
+        overall: Sequence[Answer | Failed],
+    ) -> Judgment | None:
+        """What the judge said of one prompt's answers; an answer without an overall rating is left out of it."""
+        ratings, critiques = self.overall_of(prompt, answers, overall)
+        values: list[dict[str, float | None]] = [{} for _ in answers]
+        rationales: list[dict[str, str]] = [{} for _ in answers]
+        orders, unread = {}, {}
+        for name, (call, outcome) in aspects.items():
+            orders[name] = call.tag
+            read = self.aspect_of(prompt, name, call.tag, outcome)
+            if isinstance(read, str):
+                unread[name] = read
+            for i in range(len(answers)):
+                values[i][name], why = (None, "") if isinstance(read, str) else read[i]
+                rationales[i] |= {name: why} if why else {}
+        kept = [i for i, r in enumerate(ratings) if r is not None]
+        if len(kept) < 2:
+            self.tally.reject("too-few-ratings", "fewer than 2 answers have an overall rating", prompt=prompt.id)
+            return None
+        raw = {"overall": [_text(overall[i]) for i in kept], **{n: _text(o) for n, (_, o) in aspects.items()}}
+        calls = {"overall": [overall[i].key for i in kept], **{n: o.key for n, (_, o) in aspects.items()}}
+        scores = [float(r) for r in ratings if r is not None]
+        mine = [values[i] for i in kept]
+        against = conflicts(scores, mine)
+        self.conflicts.update({"pairs": len(list(combinations(kept, 2))), "conflicts": against, "rows": against > 0})
+        self.tally.kept += 1
+        return Judgment(
+            kind="rating",
+            prompt=prompt,
+            candidates=tuple(answers[i] for i in kept),
+            tiers=tiers_from_scores(scores),
+            ratings=tuple(scores),
+            aspects=tuple(mine),
+            rater={"id": given.short(self.c.judge), "type": "model", "model": _model(overall[kept[0]])},
+            guideline=self.texts.guideline,
+            extra={
+                "orders": orders,
+                "rationales": [rationales[i] for i in kept],
+                "critiques": [critiques[i] for i in kept],
+                "conflicts": against,
+                **({"unread": unread} if unread else {}),
+                "raw": raw,
+                "calls": calls,
+            },
+        )
+
+    def overall_of(
+        self, prompt: Prompt, answers: Sequence[Candidate], said: Sequence[Answer | Failed]
+    ) -> tuple[list[float | None], list[str]]:
+        """Overall rating and critique of each answer; None, and a reject, where there is no rating to be read."""
+        ratings: list[float | None] = []
+        critiques = []
+        for answer, outcome in zip(answers, said, strict=True):
+            lack = given.lacking(outcome)
+            read, critique = (Unparsable("", lack[1]), "") if lack else read_overall(_text(outcome))
+            if not lack:
+                self.scores.setdefault("overall", Scores(*OVERALL)).add(read)
+            if isinstance(read, Unparsable):
+                self.tally.reject("overall-unread", read.reason, _text(outcome), prompt=prompt.id, candidate=answer.id)
+            ratings.append(float(read.value) if isinstance(read, Parsed) else None)
+            critiques.append(critique)
+        return ratings, critiques
+
+    def aspect_of(
+        self, prompt: Prompt, name: str, order: Sequence[int], outcome: Answer | Failed
+    ) -> list[tuple[float | None, str]] | str:
+        """(score, rationale) of each answer in the order of the candidates, or why there are none."""
+        lack = given.lacking(outcome)
+        none = bool(self.texts.values["aspects"][name].get("none"))
+        read = Unparsable("", lack[1]) if lack else read_aspect(_text(outcome), name, len(order), none)
+        counted = self.scores.setdefault(name, Scores(*ASPECTS))
+        if isinstance(read, Unparsable):
+            if not lack:
+                counted.add(read)
+            self.tally.reject("aspect-unread", f"{name}: {read.reason}", _text(outcome), prompt=prompt.id)
+            return read.reason
+        for value, _ in read.value:
+            counted.add(Parsed(value, read.raw))
+        back: list[tuple[float | None, str]] = [(None, "")] * len(order)
+        for place, i in enumerate(order):
+            back[i] = read.value[place]
+        return back
+
+    # --- pairs --------------------------------------------------------------------------------------------------------
+
+    def write(self, rows: Sequence[Judgment]) -> None:
+        """The files, and what the report should know."""
+        c, pairs = self.c, []
+        left_out: Counter[str] = Counter()
+        for row in rows:
+            made = binarized(row, c.best_by, c.against, c.ties, (self.stage.seed, self.stage.name, row.prompt.id))
+            if isinstance(made, str):
+                left_out[made] += 1
+                self.tally.reject(
+                    made, f"no pair by the rule {rule(c.best_by, c.against, c.ties)!r}", prompt=row.prompt.id
+                )
+            else:
+                pairs.append(made)
+        write_jsonl(self.stage.path("judgments.jsonl"), rows)
+        write_jsonl(self.stage.path("pairs.jsonl"), pairs)
+        alarms = {n: found for n, s in self.scores.items() if (found := s.alarms())}
+        for name, found in alarms.items():
+            say(f"{self.label}: look at {name}: {'; '.join(found)}")
+        of = max(1, self.conflicts["pairs"])
+        self.stage.extra["ultrafeedback"] = {
+            "judgments": len(rows),
+            "pairs": len(pairs),
+            "rule": rule(c.best_by, c.against, c.ties),
+            "without_pair": dict(left_out),
+            "conflicts": {**self.conflicts, "share": self.conflicts["conflicts"] / of},
+            "alarms": alarms,
+            "scores": {n: {str(v): k for v, k in s.counts.items()} for n, s in self.scores.items()},
+            "principles": dict(Counter(x.generator.get("kind", "none") for r in rows for x in r.candidates)),
+            "texts": self.texts.guideline,
+        }
+        self.tally.write(self.stage, pairs=len(pairs))
+
+
+def _text(outcome: Answer | Failed) -> str:
+    return outcome.text if isinstance(outcome, Answer) else ""
+
+
+def _model(outcome: Answer | Failed) -> str:
+    return outcome.model if isinstance(outcome, Answer) else ""
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_aspect(text: str, name: str, count: int, none: bool) -> Parsed | Unparsable:
+    """[(score, rationale), ...] in the order shown, out of a reply to one aspect; whole numbers, N/A where allowed."""
+    item = {"type": "object", "properties": {name: {}, "rationale": {}}, "required": [name]}
+    rows = {"type": "array", "minItems": count, "maxItems": count, "items": item}
+    read = parse(text, {"type": "object", "properties": {"ratings": rows}, "required": ["ratings"]})
+    if isinstance(read, Unparsable):
+        return read
+    found = []
+    for number, row in enumerate(read.value["ratings"], 1):
+        given_value = row[name]
+        said = "N/A" if given_value is None else str(given_value)
+        score = parse_score(said, *ASPECTS, whole=True, none=none)
+        if isinstance(score, Unparsable) or isinstance(given_value, (bool, list, dict)):
+            reason = score.reason if isinstance(score, Unparsable) else "no number stands in it"
+            return Unparsable(text, f"answer {number}: {reason}", read.repairs)
+        found.append((None if score.value is None else float(score.value), str(row.get("rationale") or "")))
+    return Parsed(found, text, read.repairs)
+
+
+def read_overall(text: str) -> tuple[Parsed | Unparsable, str]:
+    """The rating from 1 to 10 as it stands there (a 1 is a 1), and the critique around it."""
+    lines = list(RATING_LINE.finditer(text))
+    if not lines:
+        return parse_score(text, *OVERALL), text.strip()
+    distinct = {m["rest"].strip() for m in lines}
+    if len(distinct) > 1:
+        return Unparsable(text, f"several ratings stand in it: {', '.join(sorted(distinct))}"), ""
+    score = parse_score(lines[-1]["rest"], *OVERALL)
+    return dataclasses.replace(score, raw=text), RATING_LINE.sub("", text).strip()
+
+
+# --- from ratings to pairs --------------------------------------------------------------------------------------------
+
+
+def means(aspects: Sequence[Mapping[str, float | None]]) -> list[float | None]:
+    """The mean of each answer's aspects, those without a number left out; None where there is none at all."""
+    said = [[v for v in a.values() if v is not None] for a in aspects]
+    return [fmean(s) if s else None for s in said]
+
+
+def conflicts(overall: Sequence[float], aspects: Sequence[Mapping[str, float | None]]) -> int:
+    """Pairs that the overall rating orders one way and the mean of the aspects the other."""
+    by_aspects = means(aspects)
+    found = 0
+    for i, j in combinations(range(len(overall)), 2):
+        a, b = by_aspects[i], by_aspects[j]
+        found += a is not None and b is not None and (overall[i] - overall[j]) * (a - b) < 0
+    return found
+
+
+def rule(best_by: str, against: str, ties: str) -> str:
+    """How a pair was made, in words that stand in its row."""
+    best = "overall rating" if best_by == "overall" else "mean of the aspects"
+    if against == "all":
+        return f"all answers in the order of their {best}"
+    return f"best {best} against {'a random worse one' if against == 'random' else 'the worst'}; ties {ties}"
+
+
+def binarized(judgment: Judgment, best_by: str, against: str, ties: str, key: Sequence[object]) -> Judgment | str:
+    """The pair that a rule makes of a rating (with `all` the whole ranking), or the reason why there is none."""
+    by_aspects = means(judgment.aspects)
+    scores = list(judgment.ratings) if best_by == "overall" else [s for s in by_aspects if s is not None]
+    if len(scores) < len(judgment.candidates) or (best_by == "aspects" and judgment.extra.get("unread")):
+        return "aspects-unread"
+    texts = [c.answer for c in judgment.candidates]
+    top, bottom = max(scores), min(scores)
+    if top == bottom or len(set(texts)) == 1:
+        return "all-alike"
+    said = {"rule": rule(best_by, against, ties), "scores": scores}
+    if against == "all":
+        extra = {**_origin(judgment), **said}
+        return dataclasses.replace(
+            judgment, kind="ranking", tiers=tiers_from_scores(scores), ratings=tuple(scores), extra=extra
+        )
+    best = [i for i, s in enumerate(scores) if s == top]
+    if len({texts[i] for i in best}) > 1 and ties == "drop":
+        return "tied-best"
+    chosen = best[int(streams.draw(*key, "best").integers(len(best)))]
+    worse = [i for i, s in enumerate(scores) if s < top and texts[i] != texts[chosen]]
+    if against == "worst":
+        least = min((scores[i] for i in worse), default=0.0)
+        worse = [i for i in worse if scores[i] == least]
+    if not worse:
+        return "all-alike"
+    rejected = worse[int(streams.draw(*key, "rejected").integers(len(worse)))]
+    return Judgment(
+        kind="pair",
+        prompt=judgment.prompt,
+        candidates=(judgment.candidates[chosen], judgment.candidates[rejected]),
+        tiers=((0,), (1,)),
+        ratings=(scores[chosen], scores[rejected]),
+        rater=judgment.rater,
+        guideline=judgment.guideline,
+        extra={**_origin(judgment), **said, "chosen": chosen, "rejected": rejected},
+    )
+
+
+def _origin(judgment: Judgment) -> dict[str, Any]:
+    """Which judgment a pair comes from."""
+    return {"from": [c.id for c in judgment.candidates], "conflicts": judgment.extra.get("conflicts", 0)}
