@@ -35,6 +35,7 @@ ROOMS = {
     "ultrachat": PACKAGE / "synth" / "ultrachat.py",
     "camel": PACKAGE / "synth" / "camel.py",
     "triplets": PACKAGE / "synth" / "triplets.py",
+    "ai-feedback": PACKAGE / "synth" / "ai_feedback.py",
     "ultrafeedback": PACKAGE / "synth" / "ultrafeedback.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
     "claims": PACKAGE / "evaluate" / "claims.py",

@@ -1,0 +1,468 @@
+"""Preferences from AI feedback: a model says which of two answers is better, in both orders, and how sure it is.
+
+    preferences.jsonl   a judgment per pair with its probability: a soft label where the judge is of two minds
+    rejects.jsonl       what was left out and why
+
+Lee et al. 2023, arXiv:2309.00267: P(first is better) is the softmax of the log-probabilities of the two letters that
+can begin the reply; both orders are asked and averaged, so that a judge who keeps to a place instead of an answer ends
+at a half. With `cot` a rationale comes first, in a call of its own. Bai et al. 2022, arXiv:2212.08073: a principle of a
+constitution is drawn for each pair, and with reasoning the near-certain probabilities are clamped to 40-60 %
+(`clamp: 0.1`). Dubois et al. 2023, arXiv:2305.14387: one of a pool of annotators judges each pair, and a quarter of the
+labels is flipped to stand for the variance of people (`flip: 0.25`).
+
+The answers are those of a file of rankings, whatever was said of them there, or fresh ones of `model` to prompts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from kilter.data import streams
+from kilter.data.records import Candidate, Judgment, Prompt, write_jsonl
+from kilter.errors import DataError, UserError
+from kilter.llm import Answer, Call, Failed, OutOfBudget, Sampler, preference
+from kilter.runs import Stage, hash_json
+from kilter.sandbox import protocol
+from kilter.synth import given
+from kilter.synth.asking import Reference, Tally, made_by
+
+READS = ("annotators", "model", "data", "constitution")
+OUTPUT = "preferences.jsonl"
+LETTERS = ("A", "B")
+OWN = ("name", "words")
+"""What an annotator's mapping may say besides the settings of its model."""
+THINK = (
+    "Which of the two answers is better? Do not decide yet: compare them first, point by point, in a few sentences, "
+    "and name what speaks for each."
+)
+EVEN = 1e-9
+"""Probabilities as near to a half as this prefer nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Preferences of a model, or of a pool of them."""
+
+    annotators: tuple[str | dict[str, Any], ...]
+    """Who judges: models, each a text or a mapping {model or url: ..., name: ..., words: ...} with words of its own for
+    the question; of several one is drawn for each pair."""
+    data: str
+    """Rankings whose answers are judged anew; with `model`, prompts."""
+    model: str | dict[str, Any] = ""
+    """The model whose fresh answers are judged; empty for those in `data`."""
+    answers: int = 2
+    """Fresh answers to a prompt."""
+    temperature: float = 1.0
+    """Their temperature."""
+    max_new: int = 512
+    """Longest fresh answer in tokens."""
+    pairs: int = 1
+    """Pairs of each prompt's answers, drawn by the seed; 0 judges all of them."""
+    constitution: str = ""
+    """A YAML file of principles, or `constitution` for the shipped one: one is drawn for each pair; empty for none."""
+    words: str = ""
+    """The question put to every annotator that has no words of its own; empty for the usual one."""
+    cot: bool = False
+    """Ask for a rationale first, in a call of its own at temperature 0."""
+    cot_tokens: int = 512
+    """Longest rationale in tokens."""
+    read: Literal["auto", "logprobs", "draws"] = "auto"
+    """Where the probability comes from: the letters' log-probabilities, or the share of `draws`; `auto` draws only
+    where an endpoint gives no log-probabilities of the letters."""
+    draws: int = 8
+    """Replies drawn at temperature 1 where there are no log-probabilities."""
+    clamp: float = 0.5
+    """The farthest that a probability may lie from a half; 0.1 is the constitutional paper's with reasoning."""
+    flip: float = 0.0
+    """Share of labels turned round, drawn by the seed; 0.25 is AlpacaFarm's."""
+    categories: tuple[str, ...] = ()
+    """Take only prompts of these categories."""
+    limit: int = 0
+    """Take so many prompts, drawn by the seed; 0 takes all."""
+    part: int = 400
+    """Prompts in one part: what a spent budget leaves unwritten at most."""
+    max_rejects: float = 0.01
+    """Share of unusable rows above which the stage stops."""
+
+    def __post_init__(self) -> None:
+        if not self.annotators:
+            raise ValueError("annotators is empty, but somebody must judge")
+        names = [name_of(a) for a in self.annotators]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"annotators are called {', '.join(names)}, but each needs a name of its own (`name: ...`)"
+            )
+        if self.answers < 2 or self.draws < 1 or self.pairs < 0:
+            raise ValueError(
+                f"answers is {self.answers}, draws {self.draws} and pairs {self.pairs}, but they must be at least 2, 1 "
+                "and 0"
+            )
+        if not 0 < self.clamp <= 0.5 or not 0 <= self.flip < 0.5:
+            raise ValueError(
+                f"clamp is {self.clamp} and flip {self.flip}, but clamp must be above 0 and at most 0.5, and flip at "
+                "least 0 and below 0.5"
+            )
+        for name in ("max_new", "cot_tokens", "part"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}, but must be at least 0")
+
+
+def name_of(annotator: Reference) -> str:
+    """What an annotator is called."""
+    own = annotator.get("name") if isinstance(annotator, Mapping) else None
+    return str(own) if own else given.short(annotator)
+
+
+def reference_of(annotator: Reference) -> Reference:
+    """The model behind an annotator."""
+    if not isinstance(annotator, Mapping):
+        return annotator
+    return {k: v for k, v in annotator.items() if k not in OWN}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to be compared, by whom and by what."""
+
+    prompt: Prompt
+    one: Candidate
+    other: Candidate
+    annotator: str
+    principle: Mapping[str, str] | None
+
+    @property
+    def shown(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Both orders."""
+        return (self.one.answer, self.other.answer), (self.other.answer, self.one.answer)
+
+
+@dataclass
+class Verdict:
+    """What came of one order of a pair."""
+
+    first: float | None = None
+    """The probability that the answer shown first is the better one."""
+    by: str = "logprobs"
+    raw: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    rationale: str = ""
+    model: str = ""
+    detail: str = ""
+    """Why there is no probability."""
+
+
+def run(stage: Stage) -> None:
+    """Find or sample the answers, ask about each pair in both orders, write the preferences."""
+    work = Work(stage)
+    c: Config = stage.config
+    items = work.fresh_prompts() if c.model else work.given_answers()
+    roles: dict[str, Reference] = {f"annotator {name_of(a)}": reference_of(a) for a in c.annotators}
+    rows: list[Judgment] = []
+    with given.open_all(stage, {**roles, **({"writer": c.model} if c.model else {})}) as samplers:
+        try:
+            for some in given.parts(items, c.part):
+                answered = work.answered([p for p, _ in some], samplers["writer"]) if c.model else some
+                rows += work.judged(work.paired(answered), samplers)
+        except OutOfBudget:  # what is whole stands; the same command goes on with a larger budget
+            work.write(rows)
+            raise
+    work.write(rows)
+
+
+@dataclass
+class Work:
+    """A run's state: principles, what was left out, and what was seen of the annotators' taste for a place."""
+
+    stage: Stage
+    tally: Tally = field(default_factory=Tally)
+    seen: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Annotator -> P(first) in either order, of every pair."""
+    flipped: int = 0
+
+    def __post_init__(self) -> None:
+        c: Config = self.stage.config
+        self.texts = given.texts(c.constitution, "constitution", ("principles",)) if c.constitution else None
+        rows = self.texts.values["principles"] if self.texts else []
+        self.principles = given.check_ids(rows, c.constitution, ("compare",)) if self.texts else []
+        self.words = {
+            name_of(a): str((a.get("words") if isinstance(a, Mapping) else "") or c.words) for a in c.annotators
+        }
+
+    @property
+    def c(self) -> Config:
+        config: Config = self.stage.config
+        return config
+
+    @property
+    def label(self) -> str:
+        return self.stage.label or self.stage.name
+
+    def draw(self, *key: object) -> Any:
+        return streams.draw(self.stage.seed, self.stage.name, *key)
+
+    # --- the answers --------------------------------------------------------------------------------------------------
+
+    def fresh_prompts(self) -> list[tuple[Prompt, list[Candidate]]]:
+        """Prompts that `model` will answer."""
+        c = self.c
+        found = given.prompts(
+            self.stage, c.data, self.tally, categories=c.categories, limit=c.limit, max_rejects=c.max_rejects
+        )
+        return [(p, []) for p in found]
+
+    def given_answers(self) -> list[tuple[Prompt, list[Candidate]]]:
+        """Prompts with the answers of a file of rankings, each answer once, whatever was said of it there."""
+        c = self.c
+        path = Path(c.data)
+        rows = streams.read_rows(path, streams.PARSERS["rankings"])
+        total = len(rows.good) + len(rows.rejects)
+        streams.judge_rejects(path, total, rows.rejects, c.max_rejects, self.stage.path("rejects.jsonl"))
+        for bad in rows.rejects:
+            self.tally.reject("bad-row", bad["reason"], bad["raw"])
+        found: dict[str, tuple[Prompt, dict[str, Candidate]]] = {}
+        for _, judgment in rows.good:
+            if not c.categories or judgment.prompt.category in c.categories:
+                answers = found.setdefault(judgment.prompt.id, (judgment.prompt, {}))[1]
+                for candidate in judgment.candidates:
+                    answers.setdefault(candidate.answer, candidate)
+        ids = list(found)
+        if c.limit and c.limit < len(ids):
+            ids = [ids[i] for i in sorted(self.draw("limit").permutation(len(ids))[: c.limit])]
+        if not ids:
+            raise UserError(f"{c.data} has no answers to prompts of the categories {', '.join(c.categories)}")
+        return [(found[i][0], list(found[i][1].values())) for i in ids]
+
+    def answered(self, prompts: Sequence[Prompt], writer: Sampler) -> list[tuple[Prompt, list[Candidate]]]:
+        """Fresh answers of the model that learns; one that fails or says nothing is a reject."""
+        c = self.c
+        calls = [
+            call
+            for p in prompts
+            for call in Call(
+                messages=p.messages,
+                temperature=c.temperature,
+                max_tokens=c.max_new,
+                seed=self.stage.seed,
+                tag=p.id,
+            ).draws(c.answers)
+        ]
+        found: dict[str, dict[str, Candidate]] = {p.id: {} for p in prompts}
+        for call, outcome in zip(calls, given.outcomes(writer, calls, f"{self.label} answers"), strict=True):
+            lack = given.lacking(outcome)
+            if lack or isinstance(outcome, Failed):
+                self.tally.reject(f"answer-{lack[0] if lack else ''}", lack[1] if lack else "", prompt=call.tag)
+                continue
+            generator = {**made_by(call, outcome), "writer": given.short(c.model)}
+            made = Candidate(prompt_id=call.tag, answer=outcome.text, generator=generator)
+            found[call.tag].setdefault(outcome.text, made)
+        return [(p, list(found[p.id].values())) for p in prompts]
+
+    def paired(self, answered: Sequence[tuple[Prompt, Sequence[Candidate]]]) -> list[Pair]:
+        """The pairs of each prompt, each with the annotator and the principle drawn for it."""
+        names = [name_of(a) for a in self.c.annotators]
+        pairs = []
+        for prompt, answers in answered:
+            both = list(combinations(range(len(answers)), 2))
+            if not both:
+                self.tally.reject("no-two-answers", "there are no two different answers to compare", prompt=prompt.id)
+            order = self.draw(prompt.id, "pairs").permutation(len(both)) if both else []
+            for i in sorted(order[: self.c.pairs] if self.c.pairs else order):
+                one, other = (answers[k] for k in both[i])
+                key = (prompt.id, one.answer, other.answer)
+                who = names[int(self.draw(*key, "annotator").integers(len(names)))]
+                by = (
+                    self.principles[int(self.draw(*key, "principle").integers(len(self.principles)))]
+                    if (self.principles)
+                    else None
+                )
+                pairs.append(Pair(prompt, one, other, who, by))
+        return pairs
+
+    # --- the judge ----------------------------------------------------------------------------------------------------
+
+    def question(self, pair: Pair, shown: tuple[str, str], words: str = "") -> str:
+        by = pair.principle or {}
+        words = words or self.words[pair.annotator]
+        return protocol.compare(pair.prompt.messages, *shown, by.get("id", ""), by.get("compare", ""), words)
+
+    def asked(
+        self, calls: Sequence[tuple[str, Call]], samplers: Mapping[str, Sampler], what: str
+    ) -> list[Answer | Failed]:
+        """Each annotator's calls, the outcomes in the order given."""
+        found: dict[int, Answer | Failed] = {}
+        for name in dict.fromkeys(who for who, _ in calls):
+            mine = [i for i, (who, _) in enumerate(calls) if who == name]
+            label = f"{self.label} {what}{f' of {name}' if len(self.c.annotators) > 1 else ''}"
+            said = given.outcomes(samplers[f"annotator {name}"], [calls[i][1] for i in mine], label)
+            found.update(zip(mine, said, strict=True))
+        return [found[i] for i in range(len(calls))]
+
+    def judged(self, pairs: Sequence[Pair], samplers: Mapping[str, Sampler]) -> list[Judgment]:
+        """Every pair in both orders, averaged."""
+        sides = [(pair, shown) for pair in pairs for shown in pair.shown]
+        verdicts = [Verdict() for _ in sides]
+        talks: list[list[dict[str, str]]] = [[] for _ in sides]
+        if self.c.cot:
+            self._reasoned(sides, verdicts, talks, samplers)
+        for talk, (pair, shown) in zip(talks, sides, strict=True):
+            talk.append({"role": "user", "content": self.question(pair, shown)})
+        if self.c.read != "draws":
+            self._by_logprobs(sides, verdicts, talks, samplers)
+        if self.c.read != "logprobs":
+            self._by_draws(sides, verdicts, talks, samplers)
+        rows = []
+        for number, pair in enumerate(pairs):
+            made = self.judgment(pair, *verdicts[2 * number : 2 * number + 2])
+            rows += [made] if made else []
+        return rows
+
+    def _reasoned(self, sides: Any, verdicts: list[Verdict], talks: Any, samplers: Any) -> None:
+        """The first of two calls: a rationale, which the second goes on from."""
+        questions = [self.question(pair, shown, THINK) for pair, shown in sides]
+        calls = [
+            (pair.annotator, self.call([{"role": "user", "content": q}], max_tokens=self.c.cot_tokens))
+            for (pair, _), q in zip(sides, questions, strict=True)
+        ]
+        for i, outcome in enumerate(self.asked(calls, samplers, "rationales")):
+            lack = given.lacking(outcome)
+            if lack or isinstance(outcome, Failed):
+                verdicts[i].detail = f"no rationale: {lack[1] if lack else ''}"
+                continue
+            verdicts[i].rationale = outcome.text
+            verdicts[i].calls.append(outcome.key)
+            talks[i] += [{"role": "user", "content": questions[i]}, {"role": "assistant", "content": outcome.text}]
+
+    def call(self, messages: Sequence[Mapping[str, str]], **more: Any) -> Call:
+        return Call(messages=messages, seed=self.stage.seed, **{"temperature": 0.0, **more})
+
+    def _by_logprobs(self, sides: Any, verdicts: list[Verdict], talks: Any, samplers: Any) -> None:
+        """P(first) from the letters' log-probabilities as the reply's first token."""
+        todo = [i for i, v in enumerate(verdicts) if not v.detail]
+        calls = [(sides[i][0].annotator, self.call(talks[i], max_tokens=8, top_logprobs=5)) for i in todo]
+        for i, outcome in zip(todo, self.asked(calls, samplers, "verdicts"), strict=True):
+            if isinstance(outcome, Failed):
+                verdicts[i].detail = outcome.reason
+                continue
+            verdicts[i].raw.append(outcome.text)
+            verdicts[i].calls.append(outcome.key)
+            verdicts[i].model = outcome.model
+            has = bool(outcome.logprobs and outcome.logprobs[0].top)
+            verdicts[i].first = preference(outcome, *LETTERS) if has else None
+            if verdicts[i].first is None:
+                verdicts[i].detail = "the endpoint gave no log-probabilities" if not has else "neither letter is likely"
+
+    def _by_draws(self, sides: Any, verdicts: list[Verdict], talks: Any, samplers: Any) -> None:
+        """P(first) as the share of replies that name it, where there are no log-probabilities."""
+        todo = [i for i, v in enumerate(verdicts) if v.first is None and not v.detail.startswith("no rationale")]
+        one = {i: self.call(talks[i], temperature=1.0, max_tokens=8).draws(self.c.draws) for i in todo}
+        calls = [(sides[i][0].annotator, call) for i in todo for call in one[i]]
+        said = iter(self.asked(calls, samplers, "draws"))
+        for i in todo:
+            outcomes = [next(said) for _ in one[i]]
+            read = [r for r in (_letter(o) for o in outcomes) if r]
+            verdicts[i].by, verdicts[i].calls = "draws", [*verdicts[i].calls, *(o.key for o in outcomes)]
+            verdicts[i].raw += [o.text if isinstance(o, Answer) else "" for o in outcomes]
+            verdicts[i].model = next((o.model for o in outcomes if isinstance(o, Answer)), "")
+            verdicts[i].first = read.count("A") / len(read) if read else None
+            if not read:
+                verdicts[i].detail = next((o.reason for o in outcomes if isinstance(o, Failed)), "no reply names one")
+
+    def judgment(self, pair: Pair, ahead: Verdict, behind: Verdict) -> Judgment | None:
+        """Both orders as one soft label."""
+        if ahead.first is None or behind.first is None:
+            bad = ahead if ahead.first is None else behind
+            raw = "\n".join(bad.raw)
+            self.tally.reject("no-verdict", bad.detail, raw, prompt=pair.prompt.id, annotator=pair.annotator)
+            return None
+        self.seen.setdefault(pair.annotator, []).append((ahead.first, behind.first))
+        p = soft_label(ahead.first, behind.first, self.c.clamp)
+        key = (pair.prompt.id, pair.one.answer, pair.other.answer, "flip")
+        flipped = self.c.flip > 0 and float(self.draw(*key).random()) < self.c.flip
+        self.flipped += flipped
+        p = 1 - p if flipped else p
+        even = abs(p - 0.5) <= EVEN
+        self.tally.kept += 1
+        return Judgment(
+            kind="pair",
+            prompt=pair.prompt,
+            candidates=(pair.one, pair.other),
+            tiers=((0, 1),) if even else ((0,), (1,)) if p > 0.5 else ((1,), (0,)),
+            probability=None if even else max(p, 1 - p),
+            rater={"id": pair.annotator, "type": "model", "model": ahead.model},
+            guideline=self.guideline(pair),
+            extra={
+                "p_first": [ahead.first, behind.first],
+                "consistent": consistent(ahead.first, behind.first),
+                "by": [ahead.by, behind.by],
+                **({"principle": pair.principle["id"]} if pair.principle else {}),
+                **({"flipped": True} if flipped else {}),
+                **({"rationales": [ahead.rationale, behind.rationale]} if self.c.cot else {}),
+                "raw": [ahead.raw, behind.raw],
+                "calls": [ahead.calls, behind.calls],
+            },
+        )
+
+    def guideline(self, pair: Pair) -> str:
+        """What the annotator went by: the constitution, or the words of the question."""
+        words = self.words[pair.annotator] or protocol.INSTRUCTIONS["compare"]
+        return self.texts.guideline if self.texts else f"compare@{hash_json(words)}"
+
+    def write(self, rows: Sequence[Judgment]) -> None:
+        """The files, and what the report should know: above all, how often a place was preferred and not an answer."""
+        write_jsonl(self.stage.path("preferences.jsonl"), rows)
+        both = [pair for pairs in self.seen.values() for pair in pairs]
+        self.stage.extra["ai_feedback"] = {
+            "judgments": len(rows),
+            "ties": sum(len(j.tiers) == 1 for j in rows),
+            "sure": fmean([j.probability or 0.5 for j in rows]) if rows else None,
+            "flipped": self.flipped,
+            "position": position(both),
+            "annotators": {name: position(pairs) for name, pairs in sorted(self.seen.items())},
+            "by": dict(Counter(by for j in rows for by in j.extra["by"])),
+            "principles": dict(Counter(j.extra.get("principle", "none") for j in rows)),
+        }
+        self.tally.write(self.stage)
+
+
+def _letter(outcome: Answer | Failed) -> str:
+    try:
+        return protocol.letter(outcome.text) if isinstance(outcome, Answer) else ""
+    except DataError:
+        return ""
+
+
+def soft_label(ahead: float, behind: float, clamp: float = 0.5) -> float:
+    """P(one is better): the mean of P(first) as it was shown first and 1 - P(first) as it was shown second.
+
+    Either is clamped to within `clamp` of a half before.
+    """
+    return fmean(min(0.5 + clamp, max(0.5 - clamp, p)) for p in (ahead, 1 - behind))
+
+
+def consistent(ahead: float, behind: float) -> bool:
+    """Whether both orders prefer the same answer; where one of them prefers none, they do not differ."""
+    return (ahead - 0.5) * (behind - 0.5) <= 0
+
+
+def position(pairs: Sequence[tuple[float, float]]) -> dict[str, float | int | None]:
+    """Of pairs of P(first), one for each order: how often the place was kept when the answers changed places.
+
+    `lean` is the mean of P(first) less a half: above 0 for a judge that likes what comes first.
+    """
+    if not pairs:
+        return {"pairs": 0, "same_place": None, "first_kept": None, "lean": None}
+    kept = [(a, b) for a, b in pairs if not consistent(a, b)]
+    return {
+        "pairs": len(pairs),
+        "same_place": len(kept) / len(pairs),
+        "first_kept": sum(a > 0.5 for a, _ in kept) / len(pairs),
+        "lean": fmean((a + b) / 2 for a, b in pairs) - 0.5,
+    }
