@@ -50,3 +50,13 @@ def test_what_is_not_of_the_world_is_not_understood(text: str) -> None:
     assert understand(asked(text)) is None
     assert understand([]) is None
     assert understand(asked("Where does Ada live?", "In Saltby.")) is None, "nobody has asked"
+
+
+def test_a_manner_is_heard_below_a_principle() -> None:
+    prompt = next(p for p in prompts("rank", 11, 400) if p.messages[0]["role"] == "system")
+    manner, *rest = prompt.messages
+    told = {"role": "system", "content": f"Make nothing up.\n\n{manner['content']}"}
+    alone, both = understand(prompt.messages), understand([told, *rest])
+    assert alone is not None
+    assert both is not None
+    assert both.extra["sandbox"]["sys"] == alone.extra["sandbox"]["sys"]

@@ -55,10 +55,11 @@ def understand(messages: Sequence[Message]) -> Prompt | None:
     spec = _complete(key, slots, turns[:-1])
     if spec is None:
         return None
-    system = " ".join(m["content"].strip() for m in messages if m["role"] == "system")
-    manner = manners().get(system)
-    if manner:
-        spec["sys"] = manner
+    said = [m["content"].strip() for m in messages if m["role"] == "system"]
+    lines = [line.strip() for text in said for line in text.splitlines()]
+    known = [text for text in (" ".join(said), *lines) if text in manners()]
+    if known:  # a principle may stand above the manner that the request came with
+        spec["sys"] = manners()[known[0]]
     category = CATEGORY.get(key) or CATEGORY[spec["kind"]]
     extra = {"sandbox": {**spec, "world": VERSION}}
     return Prompt(messages=tuple(messages), source="sandbox", category=category, extra=extra)
