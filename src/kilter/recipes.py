@@ -36,6 +36,8 @@ ROOMS = {
     "camel": PACKAGE / "synth" / "camel.py",
     "triplets": PACKAGE / "synth" / "triplets.py",
     "ai-feedback": PACKAGE / "synth" / "ai_feedback.py",
+    "constitutional": PACKAGE / "synth" / "constitutional.py",
+    "teacher": PACKAGE / "synth" / "teacher.py",
     "ultrafeedback": PACKAGE / "synth" / "ultrafeedback.py",
     "evaluate": PACKAGE / "evaluate" / "verdict.py",
     "claims": PACKAGE / "evaluate" / "claims.py",
