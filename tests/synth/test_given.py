@@ -1,0 +1,89 @@
+"""What recipes are given: prompts taken once and whole, models by name, texts with ids and a hash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilter import recipes
+from kilter.errors import KilterError
+from kilter.runs import Stage
+from kilter.synth import given
+from kilter.synth.asking import Tally
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    folder = tmp_path / "runs" / "recipe" / "stage"
+    folder.mkdir(parents=True)
+    return Stage("stage", folder, None, 3)
+
+
+def test_prompts_are_taken_once_by_category_and_up_to_a_limit(
+    stage: Stage, tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    rows: list[Any] = [
+        {"prompt": {"messages": [{"role": "user", "content": f"Ask {i}"}], "category": "even" if i % 2 == 0 else "odd"}}
+        for i in range(40)
+    ]
+    data = str(write_rows(tmp_path / "p.jsonl", [*rows, rows[0], b"{broken"]))
+    tally = Tally()
+    found = given.prompts(stage, data, tally, categories=["even"], limit=5, max_rejects=0.1)
+    assert len(found) == 5
+    numbers = [int(p.text.split()[-1]) for p in found]
+    assert numbers == sorted(numbers)
+    assert all(n % 2 == 0 for n in numbers)
+    assert numbers != [0, 2, 4, 6, 8]  # drawn, not the first
+    assert numbers == [int(p.text.split()[-1]) for p in given.prompts(
+        stage, data, Tally(), categories=["even"], limit=5, max_rejects=0.1)]  # fmt: skip
+    assert tally.reasons == {"bad-row": 1}
+    assert stage.extra["prompts"]["p.jsonl"] == {"rows": 42, "repeated": 1, "taken": 5}
+    with pytest.raises(KilterError, match="no prompt of category 'evn'; did you mean 'even'"):
+        given.prompts(stage, data, Tally(), categories=["evn"], max_rejects=0.1)
+    with pytest.raises(KilterError, match="1 of 42 rows can't be used"):
+        given.prompts(stage, data, Tally())
+
+
+def test_a_model_is_called_as_the_recipe_calls_it() -> None:
+    assert given.short("sandbox:strong") == "sandbox:strong"
+    assert given.short("http://127.0.0.1:9/v1#big") == "big"
+    assert given.short("/home/me/runs/zephyr/sft/model") == "sft"
+    assert given.short({"url": "http://127.0.0.1:9/v1", "model": "big", "budget_calls": 3}) == "big"
+    assert given.short({"model": "/home/me/runs/zephyr/sft/model", "rows": 4}) == "sft"
+    assert given.short("org/name") == "org/name"
+
+
+@pytest.mark.parametrize("name", recipes.TEXTS)
+def test_shipped_texts_are_sound_and_known_by_a_hash_of_what_they_say(name: str) -> None:
+    found = given.texts(name, name, ())
+    assert found.guideline == f"{name}@{found.hash}"
+    assert given.Texts(name, {**found.values, "more": 1}).hash != found.hash
+    if name.startswith("constitution"):
+        fields = ("critique", "revise", "compare")
+        rows = given.check_ids(found.values["principles"], name, fields)
+        ids = {r["id"] for r in rows}
+        assert {e["principle"] for e in found.values["examples"]} <= ids
+
+
+def test_a_recipe_may_name_shipped_texts_or_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "Hi"}\n')
+    (tmp_path / "mine.yaml").write_text("principles: []\n")
+
+    def check(constitution: str) -> recipes.Recipe:
+        stage = {
+            "method": "constitutional",
+            "model": "sandbox:strong",
+            "data": "p.jsonl",
+            "constitution": constitution,
+        }
+        return recipes.check({"name": "r", "stages": {"s": stage}}, {}, tmp_path / "r.yaml")
+
+    assert "constitution" not in list(check("constitution").stages["s"].references())
+    assert "mine.yaml" in list(check("mine.yaml").stages["s"].references())
+    with pytest.raises(KilterError, match=r"'yours\.yaml', which is neither"):
+        check("yours.yaml")
+    with pytest.raises(KilterError, match="did you mean 'constitution'"):
+        given.texts("constitutoin", "constitution", ())
