@@ -175,6 +175,18 @@ def test_a_failed_critique_ends_a_chain_with_what_it_had(go: Callable[..., Any],
     assert done.done["yield"]["reasons"] == {"critique-call-failed": 5}
 
 
+def test_a_revision_that_was_cut_off_is_not_imitated(go: Callable[..., Any], fake: Any) -> None:
+    def script(request: Any) -> Any:
+        ask = protocol.parse(request.text)
+        cut = ask is not None and ask.task == "revise" and ask.answers[0].count("No!") == 1
+        return fake.Reply(fake.answer("Take it and", "length")) if cut else say(request)
+
+    done = go(script)
+    assert {d.answer for d in done.demos} == {"Take it at night. No!"}
+    assert done.done["yield"]["reasons"] == {"revision-unfinished": 5}
+    assert {c["stopped"] for c in done.chains} == {"revision 2: it ended with 'length'"}
+
+
 def test_helpful_answers_of_the_model_itself_are_mixed_in(go: Callable[..., Any]) -> None:
     def script(request: Any) -> Any:
         return f"answer {request.body['seed']}" if "Help" in request.text else say(request)

@@ -256,13 +256,11 @@ class Work:
         ]
         found: dict[str, dict[str, Candidate]] = {p.id: {} for p in prompts}
         for call, outcome in zip(calls, given.outcomes(writer, calls, f"{self.label} answers"), strict=True):
-            lack = given.lacking(outcome)
-            if lack or isinstance(outcome, Failed):
-                self.tally.reject(f"answer-{lack[0] if lack else ''}", lack[1] if lack else "", prompt=call.tag)
-                continue
-            generator = {**made_by(call, outcome), "writer": given.short(c.model)}
-            made = Candidate(prompt_id=call.tag, answer=outcome.text, generator=generator)
-            found[call.tag].setdefault(outcome.text, made)
+            said = given.answer_of(outcome, self.tally, prompt=call.tag)
+            if said:
+                generator = {**made_by(call, said), "writer": given.short(c.model)}
+                made = Candidate(prompt_id=call.tag, answer=said.text, generator=generator)
+                found[call.tag].setdefault(said.text, made)
         return [(p, list(found[p.id].values())) for p in prompts]
 
     def paired(self, answered: Sequence[tuple[Prompt, Sequence[Candidate]]]) -> list[Pair]:

@@ -217,13 +217,13 @@ class Work:
             found += [Chain(prompt, made)] if made else []
         return found
 
-    def candidate(self, prompt: Prompt, call: Call, outcome: Answer | Failed) -> Candidate | None:
-        lack = given.lacking(outcome)
-        if lack or isinstance(outcome, Failed):
-            self.tally.reject(f"answer-{lack[0] if lack else ''}", lack[1] if lack else "", prompt=prompt.id)
+    def candidate(self, prompt: Prompt, call: Call, outcome: Answer | Failed, whole: bool = False) -> Candidate | None:
+        """An answer of the model; one to be imitated must have ended by itself, one to be revised need not."""
+        said = given.answer_of(outcome, self.tally, whole=whole, prompt=prompt.id)
+        if said is None:
             return None
-        generator = {**made_by(call, outcome), "writer": given.short(self.c.model)}
-        return Candidate(prompt_id=prompt.id, answer=outcome.text, generator=generator)
+        generator = {**made_by(call, said), "writer": given.short(self.c.model)}
+        return Candidate(prompt_id=prompt.id, answer=said.text, generator=generator)
 
     def revised(self, chains: list[Chain], critic: Sampler) -> list[Chain]:
         """Every chain through all its rounds, side by side."""
@@ -254,12 +254,11 @@ class Work:
         return self.call([*self.shots[task], {"role": "user", "content": text}], most)
 
     def _stops(self, chain: Chain, what: str, outcome: Answer | Failed) -> bool:
-        """Whether a chain ends here since there is no critique or revision; what it had stands."""
-        lack = given.lacking(outcome)
-        if lack:
-            chain.stopped = f"{what} {len(chain.steps) + 1}: {lack[1]}"
-            self.tally.reject(f"{what}-{lack[0]}", lack[1], prompt=chain.prompt.id)
-        return lack is not None
+        """Whether a chain ends here since there is no critique, or no whole revision; what it had stands."""
+        said = given.answer_of(outcome, self.tally, what, whole=what == "revision", prompt=chain.prompt.id)
+        if said is None:
+            chain.stopped = f"{what} {len(chain.steps) + 1}: {self.tally.rejects[-1]['detail']}"
+        return said is None
 
     def _step(
         self, chain: Chain, by: Mapping[str, str], critique: tuple[Call, Any], revision: tuple[Call, Any]
@@ -282,7 +281,7 @@ class Work:
         ]
         found: dict[tuple[str, str], Demonstration] = {}
         for call, outcome in zip(calls, given.outcomes(model, calls, f"{self.label} helpful answers"), strict=True):
-            made = self.candidate(call.tag, call, outcome)
+            made = self.candidate(call.tag, call, outcome, whole=True)
             if made:
                 shown = Demonstration(
                     prompt=call.tag, answer=made.answer, generator=made.generator, extra={"part": "helpful"}

@@ -119,6 +119,21 @@ def lacking(outcome: Answer | Failed) -> tuple[str, str] | None:
     return None
 
 
+def answer_of(
+    outcome: Answer | Failed, tally: Tally, what: str = "answer", whole: bool = False, **more: Any
+) -> Answer | None:
+    """The answer that a call came to, or None and a reject such as `answer-empty`; with `whole` it must have ended."""
+    lack = lacking(outcome)
+    if lack is None and isinstance(outcome, Answer):
+        if outcome.finished or not whole:
+            return outcome
+        tally.reject(f"{what}-unfinished", f"it ended with {outcome.finish!r}", outcome.text, **more)
+        return None
+    reason, detail = lack or ("call-failed", "")
+    tally.reject(f"{what}-{reason}", detail, **more)
+    return None
+
+
 def parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Items in parts: what is in memory, and what a spent budget leaves unwritten, is one part at most."""
     for begin in range(0, len(items), size):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kilter.data.records import Demonstration, write_jsonl
-from kilter.llm import Call, Failed, OutOfBudget
+from kilter.llm import Call, OutOfBudget
 from kilter.runs import Stage
 from kilter.synth import given
 from kilter.synth.asking import Tally, made_by
@@ -84,15 +84,11 @@ def _shown(stage: Stage, calls: list[Call], outcomes: list[Any], tally: Tally) -
     c: Config = stage.config
     found: dict[tuple[str, str], Demonstration] = {}
     for call, outcome in zip(calls, outcomes, strict=True):
-        lack = given.lacking(outcome)
-        if lack or isinstance(outcome, Failed):
-            tally.reject(f"answer-{lack[0] if lack else ''}", lack[1] if lack else "", prompt=call.tag.id)
-        elif not outcome.finished and not c.unfinished:
-            tally.reject("answer-unfinished", f"it ended with {outcome.finish!r}", outcome.text, prompt=call.tag.id)
-        else:
-            generator = {**made_by(call, outcome), "writer": given.short(c.model)}
-            shown = Demonstration(prompt=call.tag, answer=outcome.text, generator=generator)
-            found.setdefault((call.tag.id, outcome.text), shown)
+        said = given.answer_of(outcome, tally, whole=not c.unfinished, prompt=call.tag.id)
+        if said:
+            generator = {**made_by(call, said), "writer": given.short(c.model)}
+            shown = Demonstration(prompt=call.tag, answer=said.text, generator=generator)
+            found.setdefault((call.tag.id, said.text), shown)
     return list(found.values())
 
 

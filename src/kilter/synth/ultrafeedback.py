@@ -226,14 +226,12 @@ class Work:
 
     def candidate(self, call: Call, outcome: Answer | Failed) -> Candidate | None:
         """An answer with all that made it, or a reject."""
-        lack = given.lacking(outcome)
-        if lack or isinstance(outcome, Failed):
-            reason, detail = lack or ("call-failed", "")
-            self.tally.reject(f"answer-{reason}", detail, **call.tag)
+        said = given.answer_of(outcome, self.tally, **call.tag)
+        if said is None:
             return None
         tag = {k: v for k, v in call.tag.items() if k != "prompt"}
-        generator = {**made_by(call, outcome), **tag, "texts": self.texts.guideline}
-        return Candidate(prompt_id=call.tag["prompt"], answer=outcome.text, generator=generator)
+        generator = {**made_by(call, said), **tag, "texts": self.texts.guideline}
+        return Candidate(prompt_id=call.tag["prompt"], answer=said.text, generator=generator)
 
     # --- the judge ----------------------------------------------------------------------------------------------------
 
