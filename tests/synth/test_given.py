@@ -87,3 +87,13 @@ def test_a_recipe_may_name_shipped_texts_or_a_file_of_its_own(tmp_path: Path) ->
         check("yours.yaml")
     with pytest.raises(KilterError, match="did you mean 'constitution'"):
         given.texts("constitutoin", "constitution", ())
+
+
+def test_a_principle_is_drawn_for_the_categories_that_it_names() -> None:
+    rows = [{"id": "harm", "for": ["unsafe"]}, {"id": "help"}]
+    names = {c: {given.principle_for(rows, c, i)["id"] for i in range(40)} for c in ("unsafe", "chat")}
+    assert names == {"unsafe": {"harm", "help"}, "chat": {"help"}}
+    with pytest.raises(KilterError, match="no principle is for prompts of category 'chat'"):
+        given.principle_for(rows[:1], "chat", 1)
+    with pytest.raises(KilterError, match="'for' must be a list"):
+        given.check_ids([{"id": "a", "for": "unsafe"}], "x", ())

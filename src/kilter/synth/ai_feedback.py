@@ -136,7 +136,7 @@ class Pair:
     one: Candidate
     other: Candidate
     annotator: str
-    principle: Mapping[str, str] | None
+    principle: Mapping[str, Any] | None
 
     @property
     def shown(self) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -276,11 +276,8 @@ class Work:
                 one, other = (answers[k] for k in both[i])
                 key = (prompt.id, one.answer, other.answer)
                 who = names[int(self.draw(*key, "annotator").integers(len(names)))]
-                by = (
-                    self.principles[int(self.draw(*key, "principle").integers(len(self.principles)))]
-                    if (self.principles)
-                    else None
-                )
+                drawn = (self.stage.seed, self.stage.name, *key, "principle")
+                by = given.principle_for(self.principles, prompt.category, *drawn) if self.principles else None
                 pairs.append(Pair(prompt, one, other, who, by))
         return pairs
 

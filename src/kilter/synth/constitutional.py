@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kilter.data import streams
 from kilter.data.records import Candidate, Demonstration, Judgment, Message, Prompt, write_jsonl
 from kilter.llm import Answer, Call, Failed, OutOfBudget, Sampler
 from kilter.runs import Stage
@@ -197,10 +196,10 @@ class Work:
     def revise(self, messages: Sequence[Message], answer: str, critique: str, by: Mapping[str, str]) -> str:
         return protocol.revise(messages, answer, critique, by["id"], by["revise"])
 
-    def principle(self, chain: Chain, round_: int) -> dict[str, str]:
+    def principle(self, chain: Chain, round_: int) -> dict[str, Any]:
         """The principle drawn for a round."""
-        draw = streams.draw(self.stage.seed, self.stage.name, chain.prompt.id, "principle", round_)
-        return self.principles[int(draw.integers(len(self.principles)))]
+        key = (self.stage.seed, self.stage.name, chain.prompt.id, "principle", round_)
+        return given.principle_for(self.principles, chain.prompt.category, *key)
 
     def call(self, messages: Sequence[Mapping[str, str]], most: int, tag: Any = None) -> Call:
         return Call(messages=messages, temperature=self.c.temperature, max_tokens=most, seed=self.stage.seed, tag=tag)

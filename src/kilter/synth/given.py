@@ -176,7 +176,17 @@ def texts(given: str, kind: str, needs: Sequence[str]) -> Texts:
     return Texts(path.stem, values)
 
 
-def check_ids(rows: Any, where: str, fields: Sequence[str]) -> list[dict[str, str]]:
+def principle_for(rows: Sequence[Mapping[str, Any]], category: str, *key: object) -> dict[str, Any]:
+    """A principle drawn for a prompt, of those that hold for all prompts or name its category under `for`."""
+    mine = [r for r in rows if not r.get("for") or category in r["for"]]
+    if not mine:
+        raise UserError(
+            f"no principle is for prompts of category {category!r}; leave `for` out of one that holds for all"
+        )
+    return dict(mine[int(streams.draw(*key).integers(len(mine)))])
+
+
+def check_ids(rows: Any, where: str, fields: Sequence[str]) -> list[dict[str, Any]]:
     """Entries with ids of their own and a text in every field, or an error that names the entry."""
     if not isinstance(rows, list) or not rows or not all(isinstance(r, Mapping) for r in rows):
         raise UserError(f"{where} must be a list of entries, each with an id and {', '.join(fields)}")
@@ -184,6 +194,8 @@ def check_ids(rows: Any, where: str, fields: Sequence[str]) -> list[dict[str, st
         for name in ("id", *fields):
             if not isinstance(row.get(name), str) or not row[name].strip():
                 raise UserError(f"{where}, entry {number}: {name!r} must be a text that is not empty")
+        if not isinstance(row.get("for", []), list):
+            raise UserError(f"{where}, entry {number}: 'for' must be a list of categories")
     twice = [i for i, n in Counter(r["id"] for r in rows).items() if n > 1]
     if twice:
         raise UserError(f"{where}: the id {twice[0]!r} is given twice")
