@@ -311,6 +311,9 @@ def resolve(stage: StagePlan, plan: Recipe, folder: Path) -> tuple[Any, dict[str
     module = load_module(stage.source)
     inside = {k for k in stage.reads if stage.given.get(k) not in recipes.WORDS.get(k, ())}
     values = {k: walk(v) if k in inside else v for k, v in stage.given.items()}
+    for named in (stage.given.get(k, getattr(module.Config, k, None)) for k in stage.reads):
+        if isinstance(named, str) and named in recipes.TEXTS:
+            inputs[f"texts {named}"] = runs.hash_path(recipes.TEXTS[named])
     return config.build(module.Config, values, stage.name), inputs
 
 

@@ -44,9 +44,9 @@ ROOMS = {
     "accuracy": PACKAGE / "evaluate" / "accuracy.py",
 }
 """Stages that are not training methods, by the word a recipe calls them."""
-TEXTS = tuple(p.stem for p in sorted((PACKAGE / "synth" / "prompts").glob("*.yaml")))
-"""Texts of synthesis recipes that are shipped, by name."""
-WORDS = {"value": ("policy",), "texts": TEXTS, "constitution": TEXTS}
+TEXTS = {p.stem: p for p in sorted((PACKAGE / "synth" / "prompts").glob("*.yaml"))}
+"""Texts of synthesis recipes that are shipped, by name; what they say is part of a stage's key."""
+WORDS = {"value": ("policy",), "texts": tuple(TEXTS), "constitution": tuple(TEXTS)}
 """Texts in a field that names an input which stand for no input of their own."""
 TOP = {"name", "about", "seed", "threads", "doctor", "stages"}
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")

@@ -90,11 +90,11 @@ def test_four_rounds_at_temperature_one_after_five_worked_examples(go: Callable[
     for task, said in (("critique", "critique"), ("revise", "revision")):
         found_ = asks(done.endpoint, task)
         assert len(found_) == 5 * 4
-        examples = given.texts("", "constitution", ()).values["examples"]
+        examples = given.texts("constitution", "constitution", ()).values["examples"]
         for _, body in found_:
             assert [m["role"] for m in body["messages"]] == ["user", "assistant"] * 5 + ["user"]
             assert [m["content"] for m in body["messages"][1::2]] == [e[said] for e in examples]
-    assert len(given.texts("", "constitution", ()).values["principles"]) == 16
+    assert len(given.texts("constitution", "constitution", ()).values["principles"]) == 16
 
 
 def test_the_chain_is_kept_and_each_step_cites_the_principle_that_was_shown(go: Callable[..., Any]) -> None:

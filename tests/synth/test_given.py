@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kilter import recipes
+from kilter import pipeline, recipes
 from kilter.errors import KilterError
 from kilter.runs import Stage
 from kilter.synth import given
@@ -97,3 +97,17 @@ def test_a_principle_is_drawn_for_the_categories_that_it_names() -> None:
         given.principle_for(rows[:1], "chat", 1)
     with pytest.raises(KilterError, match="'for' must be a list"):
         given.check_ids([{"id": "a", "for": "unsafe"}], "x", ())
+
+
+def test_what_shipped_texts_say_is_part_of_a_stages_key(
+    tmp_path: Path, write_rows: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "p.jsonl", [{"prompt": "Hi"}])
+    stage = {"method": "constitutional", "model": "sandbox:strong", "data": "p.jsonl"}
+    plan = recipes.check({"name": "r", "stages": {"s": stage}}, {}, tmp_path / "r.yaml")
+    before = pipeline.resolve(plan.stages["s"], plan, tmp_path)[1]
+    (tmp_path / "edited.yaml").write_text("principles: []\n")
+    monkeypatch.setitem(recipes.TEXTS, "constitution", tmp_path / "edited.yaml")
+    after = pipeline.resolve(plan.stages["s"], plan, tmp_path)[1]
+    assert before.keys() == after.keys()
+    assert [k for k in before if before[k] != after[k]] == ["texts constitution"]

@@ -165,7 +165,7 @@ def test_a_judge_that_goes_by_place_is_spread_over_the_writers(go: Callable[...,
 def test_a_principle_is_recorded_only_where_it_was_put_into_the_prompt(go: Callable[..., Any]) -> None:
     """The published wizardlm-7b rows record a principle that their prompts never held."""
     done = go(plain=["cleo"])
-    texts = given.texts("", "ultrafeedback", ()).values["principles"]
+    texts = given.texts("ultrafeedback", "ultrafeedback", ()).values["principles"]
     known = {p["id"]: p["text"] for rows in texts.values() for p in rows}
     sent = {
         (b["model"], b["messages"][-1]["content"]): [m["content"] for m in b["messages"] if m["role"] == "system"]
@@ -195,7 +195,7 @@ def test_a_principle_stands_before_the_prompts_own_system_message() -> None:
 
 
 def test_the_mix_is_the_published_codes_by_source() -> None:
-    mix = given.texts("", "ultrafeedback", ()).values["mix"]
+    mix = given.texts("ultrafeedback", "ultrafeedback", ()).values["mix"]
     assert mix_of("flan_v2_niv2", mix) == {"helpfulness": 0.8, "verbalized_calibration": 0.2}
     assert mix_of("evol_instruct", mix) == {"helpfulness": 1.0}
     assert mix_of("truthful_qa", mix) == {"truthfulness": 0.5, "honesty": 0.45, "verbalized_calibration": 0.05}

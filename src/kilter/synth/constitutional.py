@@ -47,8 +47,8 @@ class Config:
     """Who criticises and revises; empty for the model itself."""
     helpful: str = ""
     """Prompts for helpful answers, mixed into the demonstrations; empty for none."""
-    constitution: str = ""
-    """A YAML file of principles and examples, or the name of a shipped one; empty for `constitution`."""
+    constitution: str = "constitution"
+    """A YAML file of principles and examples, or the name of a shipped one."""
     rounds: int = 4
     """Critiques and revisions of each answer."""
     shots: int = 5

@@ -160,9 +160,8 @@ class Texts:
         return f"{self.name}@{self.hash}"
 
 
-def texts(given: str, kind: str, needs: Sequence[str]) -> Texts:
-    """The texts that a recipe names: a file, or the name of one that is shipped (`kind` where it names none)."""
-    name = given or kind
+def texts(name: str, kind: str, needs: Sequence[str]) -> Texts:
+    """The texts that a recipe names: a file, or the name of shipped ones; `kind` is how names of their kind begin."""
     path = Path(name).expanduser()
     shipped = {p.stem: p for p in TEXTS.glob("*.yaml")}
     path = path if path.suffix in (".yaml", ".yml") else shipped.get(name, path)

@@ -53,8 +53,8 @@ class Config:
     """The model that rates."""
     data: str
     """Prompts to be answered."""
-    texts: str = ""
-    """A YAML file of aspects, principles and mix; empty for the shipped one, `synth/prompts/ultrafeedback.yaml`."""
+    texts: str = "ultrafeedback"
+    """A YAML file of aspects, principles and mix, or the name of the shipped one."""
     mix: dict[str, dict[str, float]] | None = None
     """Source of a prompt -> {kind of principle: share}, in place of the texts' mix; `other` is for all others."""
     plain: tuple[str, ...] = ()
