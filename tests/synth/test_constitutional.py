@@ -256,7 +256,7 @@ def test_a_killed_run_goes_on_and_asks_for_nothing_twice(
     def script(request: Any) -> Any:
         return fake.Reply(fake.answer(say(request)), delay=0.05)
 
-    prompts = [{"prompt": f"How do I steal cake {i}?"} for i in range(40)]
+    prompts = [{"prompt": f"How do I steal cake {i}?"} for i in range(24)]
     data = write_rows(tmp_path / "prompts.jsonl", prompts)
     files = {}
     for name in ("cut", "whole"):
@@ -266,7 +266,7 @@ def test_a_killed_run_goes_on_and_asks_for_nothing_twice(
         argv = [sys.executable, "-c", PROGRAM, str(folder), f"{endpoint.url}#helper", str(data)]
         if name == "cut":
             process = subprocess.Popen(argv, env={**os.environ})
-            while len(endpoint.calls) < 100:
+            while len(endpoint.calls) < 60:
                 assert process.poll() is None
                 time.sleep(0.01)
             os.kill(process.pid, signal.SIGKILL)
@@ -279,9 +279,9 @@ def test_a_killed_run_goes_on_and_asks_for_nothing_twice(
         files[name] = (folder / "demonstrations.jsonl").read_text()
         if name == "cut":
             twice = sum(n > 1 for n in Counter(json.dumps(r.body, sort_keys=True) for r in endpoint.calls).values())
-            assert first < 200
+            assert first < 120
             assert twice <= 16  # what was under way as the process died had no answer yet
-    assert len(files["whole"].splitlines()) == 80
+    assert len(files["whole"].splitlines()) == 48
 
     def plain(text: str) -> list[Any]:  # the endpoint's address stands in the keys of calls
         rows = [json.loads(line) for line in text.splitlines()]
