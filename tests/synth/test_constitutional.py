@@ -53,7 +53,7 @@ def go(serve: Callable[..., Any], tmp_path: Path, write_rows: Callable[..., Path
         data = write_rows(tmp_path / "prompts.jsonl", prompts)
         if "helpful" in fields:
             fields["helpful"] = str(write_rows(tmp_path / "helpful.jsonl", fields["helpful"]))
-        settings = {"model": f"{endpoint.url}#helper", "data": str(data), **fields}
+        settings = {"model": f"{endpoint.url}#helpful", "data": str(data), **fields}
         folder = tmp_path / "runs" / "recipe" / "cai"
         folder.mkdir(parents=True, exist_ok=True)
         stage = Stage("cai", folder, build(constitutional.Config, settings, "cai"), 1)
@@ -195,7 +195,7 @@ def test_helpful_answers_of_the_model_itself_are_mixed_in(go: Callable[..., Any]
     mine = [d for d in done.demos if d.extra["part"] == "helpful"]
     assert len(mine) == 6  # two samples for each prompt
     assert [d.generator["draw"] for d in mine[:2]] == [0, 1]
-    assert {r.body["model"] for r in done.endpoint.calls} == {"helper"}
+    assert {r.body["model"] for r in done.endpoint.calls} == {"helpful"}
 
 
 def test_another_model_may_criticise_and_revise(go: Callable[..., Any], serve: Callable[..., Any]) -> None:
@@ -204,14 +204,14 @@ def test_another_model_may_criticise_and_revise(go: Callable[..., Any], serve: C
     assert len(done.endpoint.calls) == 5
     assert len(critic.calls) == 40
     assert {p.candidates[0].generator["writer"] for p in done.pairs} == {"critic"}
-    assert {p.candidates[1].generator["writer"] for p in done.pairs} == {"helper"}
+    assert {p.candidates[1].generator["writer"] for p in done.pairs} == {"helpful"}
 
 
 def test_a_spent_budget_leaves_finished_parts(
     go: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
 ) -> None:
     endpoint = serve(say)
-    model = {"url": endpoint.url, "model": "helper"}
+    model = {"url": endpoint.url, "model": "helpful"}
     with pytest.raises(OutOfBudget):
         go(endpoint=endpoint, part=2, model={**model, "budget_calls": 25})
     stopped = found(endpoint, tmp_path / "runs" / "recipe" / "cai")
@@ -263,7 +263,7 @@ def test_a_killed_run_goes_on_and_asks_for_nothing_twice(
         endpoint = serve(script)
         folder = tmp_path / name / "recipe" / "cai"
         folder.mkdir(parents=True)
-        argv = [sys.executable, "-c", PROGRAM, str(folder), f"{endpoint.url}#helper", str(data)]
+        argv = [sys.executable, "-c", PROGRAM, str(folder), f"{endpoint.url}#helpful", str(data)]
         if name == "cut":
             process = subprocess.Popen(argv, env={**os.environ})
             while len(endpoint.calls) < 60:

@@ -194,6 +194,17 @@ def test_a_principle_stands_before_the_prompts_own_system_message() -> None:
     assert ultrafeedback.told(messages, "Be true.")[0] == {"role": "system", "content": "Be true.\n\nBe a baker."}
 
 
+def test_what_is_known_to_be_true_is_told_to_the_judge_of_truthfulness_alone(go: Callable[..., Any]) -> None:
+    known = [{"prompt": {**p["prompt"], "extra": {"reference": "It is blue."}}} for p in PROMPTS]
+    told = Counter()
+    for body in asked_of(go(prompts=known).endpoint, "judge"):
+        ask = protocol.parse(body["messages"][-1]["content"])
+        assert ask is not None
+        told[next(iter(ask.aspects)), "It is blue." in next(iter(ask.aspects.values()))] += 1
+    assert {name for (name, said) in told if said} == {"truthfulness"}
+    assert told["truthfulness", True] == 6
+
+
 def test_the_mix_is_the_published_codes_by_source() -> None:
     mix = given.texts("ultrafeedback", "ultrafeedback", ()).values["mix"]
     assert mix_of("flan_v2_niv2", mix) == {"helpfulness": 0.8, "verbalized_calibration": 0.2}
