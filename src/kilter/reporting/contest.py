@@ -229,7 +229,8 @@ def _closure(run: Run, name: str) -> list[str]:
         if at in found or at not in stages:
             continue
         found.append(at)
-        queue += [t.split("/")[0] for t in texts({k: v for k, v in stages[at].given.items() if k != "method"})]
+        given = [v for k, v in stages[at].given.items() if k != "method"]
+        queue += [t.split("/")[0] for t in texts(given)]
     return found
 
 

@@ -29,7 +29,7 @@ from kilter.data.judgments import tiers_from_scores
 from kilter.data.records import Candidate, Judgment, Message, Prompt, write_jsonl
 from kilter.errors import RecipeError, UserError
 from kilter.llm import Answer, Call, Failed, OutOfBudget, Parsed, Sampler, Unparsable, parse, parse_score
-from kilter.llm.schema import Tally as Scores
+from kilter.llm import Tally as Scores
 from kilter.progress import say
 from kilter.runs import Stage
 from kilter.sandbox import protocol
