@@ -244,6 +244,29 @@ def test_a_recipe_that_makes_data_misses_no_verdict(tmp_path: Path) -> None:
     assert "no verdict" not in page.said()
 
 
+def test_what_models_made_is_told_with_reasons_figures_and_calls(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "{name: data, about: '', seed: 1, threads: 1, stages: "
+        "{ask: {method: factuality, model: sft, data: rows.jsonl}, evaluate: {method: claims, models: {a: sft}}}}"
+    )
+    ask, judge = tmp_path / "ask", tmp_path / "evaluate"
+    ask.mkdir()
+    judge.mkdir()
+    done = {"key": "k", "outputs": {}, "seconds": 3.0, "peak_mb": 90.0}
+    calls = {f"{tmp_path}/sft/model": {"asked": 12, "cached": 5, "tokens_in": 700, "cost": None}, "x": "nonsense"}
+    made = {"kept": 231, "rejected": 326, "reasons": {"no-claims": 157, "<b>": 169}}
+    told = {"factuality": {"pairs": 5257, "by": {"own": 0.5, "bad": None}}, "calls": calls, "yield": made}
+    (ask / "DONE").write_text(json.dumps({**done, **told}))
+    (judge / "DONE").write_text(json.dumps({**done, "yield": {"kept": -3, "rejected": "many"}}))
+    (judge / "answers.jsonl").write_text('{"prompt": {"messages": []}, "answers": {"a": ["x"]}}\n')
+    _, page = render(tmp_path)
+    said = page.said()
+    for words in ("231 kept", "326 not", "no-claims", "<b>", "5257", "by: own", "sft/model", "12"):
+        assert words in said.replace("\u202f", "").replace("\u2009", ""), words
+    assert str(tmp_path) not in said
+    assert "samples" not in page.values("id")  # a stage called evaluate that measures something else has no verdict
+
+
 def test_any_value_may_be_nonsense(folder: Path) -> None:
     """Every leaf and branch of every JSON file replaced in turn by something that does not belong there."""
     draw = random.Random(0)

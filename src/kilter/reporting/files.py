@@ -238,7 +238,8 @@ def _stage(folder: Path, name: str, given: dict[str, Any]) -> StageFiles:
 def homes(folder: Path, stages: list[StageFiles]) -> list[Path]:
     """Where the verdict's files may lie: the stage that evaluates, whatever the recipe calls it."""
     names = [s.name for s in stages if s.method == "evaluate" and s.begun]
-    return [folder / name for name in dict.fromkeys([*names, "evaluate"])]
+    others = {s.name for s in stages if s.method not in ("evaluate", "")}
+    return [folder / name for name in dict.fromkeys([*names, "evaluate"]) if name not in others]
 
 
 def _summary(folder: Path, stages: list[StageFiles]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kilter.reporting import account, curation, judges, palette, samples, training, verdict
+from kilter.reporting import account, curation, judges, made, palette, samples, training, verdict
 from kilter.reporting.dots import percents
 from kilter.reporting.files import Estimate, Run, rows
 from kilter.reporting.layout import Section
@@ -47,6 +47,7 @@ def _sections(run: Run, looks: Looks) -> list[Section]:
         *training.ppo_sections(run),
         training.heldout_section(run),
         training.curves_section(run),
+        made.made_section(run),
         *curation.curation_sections(run),
         account.cost_section(run),
         account.rejects_section(run),
@@ -79,6 +80,7 @@ SHORT = {
     "reward": "Reward model",
     "optimisation": "Over-optimisation",
     "curves": "Learning",
+    "made": "Made by models",
     "curation": "Curation",
     "cost": "Cost",
     "settings": "Settings",
