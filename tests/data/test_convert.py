@@ -219,9 +219,7 @@ def test_licences_travel_and_are_not_mixed_silently(examples: Any, tmp_path: Pat
         (tmp_path / name / "README.md").write_text(f"---\nlicense: {given_license}\n---\n")
         write_rows(tmp_path / name / "rows.jsonl", examples.ROWS["alpaca"][:1])
     both, out = [open_source(tmp_path / n) for n in "ab"], tmp_path / "out.jsonl"
-    with pytest.raises(
-        UserError, match=r"different licences \(1 rows MIT, 1 rows CC-BY-NC-4.0\).*--mix-licenses"
-    ):
+    with pytest.raises(UserError, match=r"different licences \(1 rows MIT, 1 rows CC-BY-NC-4.0\).*--mix-licenses"):
         convert(both, "messages", out)
     assert not out.exists()
     assert not (tmp_path / "out.jsonl.card.json").exists()
@@ -348,3 +346,19 @@ def test_an_export_without_a_licence_says_what_the_public_set_has(
     assert cli.main([*argv, "--license", "CC BY-NC 4.0"]) == 0
     assert capsys.readouterr().err == f"3 rows of messages written to {out}, licence CC-BY-NC-4.0\n"
     assert json.loads((tmp_path / "out.jsonl.card.json").read_text())["license"] == "CC-BY-NC-4.0"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "none: there are no rows"),
+        (b"\xff\xfe\x00\n", "unknown: say it with --format"),
+        (b'{"zig": 1}\n', "unknown: say it with"),
+    ],
+)
+def test_a_file_that_is_nothing_is_told_so(
+    tmp_path: Path, content: bytes, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    assert cli.main(["data", "check", str(tmp_path / "a.jsonl")]) == 1
+    assert f"format     {said}" in capsys.readouterr().out

@@ -125,12 +125,22 @@ def clipped(text: str) -> str:
 # --- the report of a check --------------------------------------------------------------------------------------------
 
 
+def _format(report: Mapping[str, Any]) -> str:
+    """The format, and how sure that is."""
+    if not report["format"]:
+        return "unknown: say it with --format" if report["rows"] else "none: there are no rows"
+    if report["sure"]:
+        return str(report["format"]) + (
+            f", sure to {report['certainty']:.0%}" if report["certainty"] is not None else ""
+        )
+    others = ", ".join(report["also_fits"])
+    return str(report["format"]) + (f", but not surely: {others} fit nearly as well" if others else ", but not surely")
+
+
 def show_report(report: Mapping[str, Any], out: Console) -> None:
     """A check's report as a few lines and a table."""
     out.print(Styled(printable(str(report["file"])), style="bold"))
-    sure = "" if report["sure"] else ", but not surely: " + ", ".join(report["also_fits"]) + " fit nearly as well"
-    seen = f", seen in {report['certainty']:.0%}" if report["certainty"] is not None and report["sure"] else ""
-    out.print(f"format     {report['format'] or 'unknown'}{seen}{sure}", soft_wrap=True)
+    out.print(f"format     {_format(report)}", soft_wrap=True)
     if report["about"]:
         out.print(f"           {report['about']}", soft_wrap=True)
     mended = f" ({report['repaired']:,} of them mended)" if report["repaired"] else ""
