@@ -21,6 +21,7 @@ from kilter import pipeline
 from kilter.data.records import Demonstration, read_jsonl
 from kilter.errors import DataError, RecipeError, RunError
 from kilter.llm import Answer
+from kilter.synth import instances
 from kilter.synth import self_instruct as si
 from kilter.synth.asking import Tally
 from kilter.synth.novelty import Pool, length_in_words, words_of
@@ -308,30 +309,33 @@ def test_requests_that_bring_nothing_end_the_stage(tmp_path: Path, serve: Serve)
 
 
 def test_instances_are_read_in_both_orders() -> None:
-    assert si.input_first("Example 1\nInput: a\nb\nOutput: c\nd\nExample 2:\nOutput: e") == [
+    assert instances.input_first("Example 1\nInput: a\nb\nOutput: c\nd\nExample 2:\nOutput: e") == [
         ("a\nb", "c\nd"),
         ("", "e"),
     ]
-    assert si.input_first(" Input: <noinput>\nOutput: x") == [("", "x")]
-    assert si.input_first("Output: only") == [("", "only")]
-    assert si.input_first("Nothing of the kind") == []
-    assert si.output_first("\nClass label: yes\nInput: a\nClass label: no\nb\nc") == [("a", "yes"), ("b\nc", "no")]
-    assert si.output_first("Input: a") == []
+    assert instances.input_first(" Input: <noinput>\nOutput: x") == [("", "x")]
+    assert instances.input_first("Output: only") == [("", "only")]
+    assert instances.input_first("Nothing of the kind") == []
+    assert instances.output_first("\nClass label: yes\nInput: a\nClass label: no\nb\nc") == [
+        ("a", "yes"),
+        ("b\nc", "no"),
+    ]
+    assert instances.output_first("Input: a") == []
 
 
 def test_broken_instances_are_rejected_each_by_its_reason() -> None:
     tally = Tally()
     found = [("a", "a"), ("b", ""), ("c:", "d"), ("e", "f:"), ("g", "h"), ("g", "h"), ("", "i"), ("", "j")]
-    assert si.sound(found, 5, tally, "t") == [("g", "h"), ("", "i"), ("", "j")]
+    assert instances.sound(found, 5, tally, "t") == [("g", "h"), ("", "i"), ("", "j")]
     assert tally.reasons == {"empty-output": 1, "ends-with-colon": 2, "repeated-instance": 1, "same-as-input": 1}
 
 
 def test_one_input_with_two_outputs_condemns_the_task() -> None:
     tally = Tally()
-    assert si.sound([("a", "1"), ("b", "2"), ("a", "3")], 5, tally, "t") == []
+    assert instances.sound([("a", "1"), ("b", "2"), ("a", "3")], 5, tally, "t") == []
     assert tally.reasons == {"contradiction": 3}
     many = [(str(i), f"out {i}") for i in range(7)]
-    assert si.sound(many, 5, tally, "t") == many[:5]
+    assert instances.sound(many, 5, tally, "t") == many[:5]
     assert tally.reasons["too-many"] == 2
 
 
