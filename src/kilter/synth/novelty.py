@@ -14,11 +14,11 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
+from kilter.data.curate.novelty import Alphabet
+
 _WIDE = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(f"[{_WIDE}]|[^\\W_{_WIDE}]+")
 _COUNTED = re.compile(f"[{_WIDE}]|[^\\s{_WIDE}]+")
-SURROGATES = 0xD800, 0x800
-"""Code points that stand for no character: where they begin and how many they are."""
 
 
 def words_of(text: str) -> list[str]:
@@ -38,19 +38,13 @@ class Pool:
     names: list[str] = field(default_factory=list)
     """What each text is called."""
     spelled: list[str] = field(default_factory=list)
-    letters: dict[str, str] = field(default_factory=dict)
-    """Word → the character that stands for it."""
+    alphabet: Alphabet = field(default_factory=Alphabet)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def _spell(self, text: str) -> str:
-        return "".join(self.letters.setdefault(w, self._letter(len(self.letters))) for w in words_of(text))
-
-    @staticmethod
-    def _letter(number: int) -> str:
-        first, count = SURROGATES
-        return chr(number + 1 if number + 1 < first else number + 1 + count)
+        return self.alphabet.spell(words_of(text), learn=True)
 
     def add(self, name: str, text: str) -> None:
         """One more text."""
