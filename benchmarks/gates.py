@@ -12,7 +12,7 @@ from typing import Any
 
 LOSS = 1e-5
 """fp32 training: losses of every step, and the log-probs that DPO starts from."""
-ROUND = 1e-6
+ROUND = 1e-5
 """PPO on fixed rollouts: returns, advantages, losses."""
 LOGPS = 1e-5
 """Log-probs and values that the round is made of, each side's own forward pass."""
