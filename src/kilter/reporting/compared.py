@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kilter.reporting import palette
 from kilter.reporting.charts import Scale, ticks
 from kilter.reporting.contest import Contestant, Group, Matched, Unmatched, over_seeds
 from kilter.reporting.dots import WIDE, percents, twice
@@ -14,7 +13,7 @@ from kilter.reporting.files import Estimate
 from kilter.reporting.layout import Section, card, paragraphs, table
 from kilter.reporting.ledger import Point
 from kilter.reporting.markup import DASH, Html, count, duration, el, join, memory, number, percent, short, words
-from kilter.reporting.page import HERE, POLICY
+from kilter.reporting.page import HERE, head
 from kilter.reporting.palette import Looks, nice
 
 AXIS_NAMES = {"prompts": "prompts", "tokens": "tokens", "seconds": "seconds", "cost": "label cost"}
@@ -49,17 +48,6 @@ def page(found: Comparison) -> Html:
         *(_matched(axis, at, found, looks) for axis, at in by_axis(found).items()),
         _notes(found),
     ]
-    style = palette.css() + (HERE / "style.css").read_text(encoding="utf-8")
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("meta", name="referrer", content="no-referrer"),
-        el("title", "kilter compare"),
-        el("style", Html(style)),
-    )
     toggle = el("button", "Dark", type="button", id="theme", hidden=True, aria_label="Switch between light and dark")
     body = el(
         "body",
@@ -72,7 +60,7 @@ def page(found: Comparison) -> Html:
         ),
         el("script", Html((HERE / "page.js").read_text(encoding="utf-8"))),
     )
-    return join([Html("<!doctype html>\n"), el("html", head, body, lang="en"), "\n"])
+    return join([Html("<!doctype html>\n"), el("html", head("kilter compare"), body, lang="en"), "\n"])
 
 
 def _links(found: Comparison) -> Html:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kilter.data.statistics import FIGURES, apart, bounds, figure
-from kilter.reporting import palette
 from kilter.reporting.dots import BarRow, bars
 from kilter.reporting.layout import Section, card, paragraphs, table
 from kilter.reporting.markup import DASH, Html, count, el, join, number, percent, signed
-from kilter.reporting.page import HERE, POLICY
+from kilter.reporting.page import HERE, head
 
 Found = Sequence[Mapping[str, Any]]
 MIXES = {
@@ -31,17 +30,6 @@ COLOURS = ("m1", "m2")
 def page(found: Found) -> Html:
     """One file's figures, or two files', as an HTML document."""
     sections = [s for s in _sections(found) if s.body]
-    style = palette.css() + (HERE / "style.css").read_text(encoding="utf-8")
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("meta", name="referrer", content="no-referrer"),
-        el("title", "kilter data stats"),
-        el("style", Html(style)),
-    )
     links = el("div", *(el("a", s.title, href=f"#{s.id}") for s in sections), class_="links")
     toggle = el("button", "Dark", type="button", id="theme", hidden=True, aria_label="Switch between light and dark")
     body = el(
@@ -51,7 +39,7 @@ def page(found: Found) -> Html:
         el("footer", "Made by kilter from these files alone; nothing is loaded from anywhere.", class_="end"),
         el("script", Html((HERE / "page.js").read_text(encoding="utf-8"))),
     )
-    return join([Html("<!doctype html>\n"), el("html", head, body, lang="en"), "\n"])
+    return join([Html("<!doctype html>\n"), el("html", head("kilter data stats"), body, lang="en"), "\n"])
 
 
 def _sections(found: Found) -> list[Section]:

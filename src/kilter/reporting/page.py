@@ -30,7 +30,8 @@ def page(run: Run) -> Html:
         el("footer", "Made by kilter from the files of this run alone; nothing is loaded from anywhere.", class_="end"),
         el("script", Html((HERE / "page.js").read_text(encoding="utf-8"))),
     )
-    return join([Html("<!doctype html>\n"), el("html", _head(run), body, lang="en"), "\n"])
+    top = head(f"{run.name} \u00b7 kilter report")
+    return join([Html("<!doctype html>\n"), el("html", top, body, lang="en"), "\n"])
 
 
 def _sections(run: Run, looks: Looks) -> list[Section]:
@@ -56,7 +57,8 @@ def _sections(run: Run, looks: Looks) -> list[Section]:
     ]
 
 
-def _head(run: Run) -> Html:
+def head(title: str) -> Html:
+    """What stands at the head of every page that kilter writes: nothing is loaded from anywhere."""
     style = palette.css() + (HERE / "style.css").read_text(encoding="utf-8")
     return el(
         "head",
@@ -65,7 +67,7 @@ def _head(run: Run) -> Html:
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
         el("meta", name="referrer", content="no-referrer"),
-        el("title", f"{run.name} \u00b7 kilter report"),
+        el("title", title),
         el("style", Html(style)),
     )
 
