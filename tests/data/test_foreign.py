@@ -64,3 +64,13 @@ def test_rows_that_give_several_records_are_told_to_be_converted(examples: Any, 
     with pytest.raises(DataError, match="kilter data convert FILE --to kilter"):
         list(storage.open_rows(path))
     assert statistics.of_file(path)["rows"] > 0
+
+
+def test_a_line_that_can_not_be_read_costs_curation_that_line_alone(tmp_path: Path) -> None:
+    path = tmp_path / "demos.jsonl"
+    good = json.dumps({"prompt": "Ask", "answer": "Told"}).encode()
+    path.write_bytes(b"\n".join([good, b"\xff\xfe", b'{"prompt": ', good]))
+    found = list(read(path))
+    assert [type(i) for i in found] == [Item, Unreadable, Unreadable, Item]
+    assert [i.where for i in found] == [f"demos.jsonl:{n}" for n in (1, 2, 3, 4)]
+    assert all(str(tmp_path) not in i.reason for i in found if isinstance(i, Unreadable))

@@ -9,8 +9,10 @@ from typing import Any, Literal, TypeAlias
 
 from kilter.data import reading, rows, storage
 from kilter.data.curate.items import Item
+from kilter.data.files import Row
 from kilter.data.records import Demonstration, Judgment, Prompt, Record, Text
 from kilter.data.rejects import Reject
+from kilter.data.sources import open_source
 from kilter.errors import DataError
 
 Kind: TypeAlias = Literal["auto", "text", "prompt", "demonstration", "judgment"]
@@ -41,8 +43,13 @@ def read(path: str | Path, kind: Kind = "auto") -> Iterator[Item | Unreadable]:
     if theirs is not None:
         yield from _foreign(theirs)
         return
-    for place, row in storage.read_rows(path):
-        where = Path(place).name
+    lines = map(_unread, storage.read_rows(path)) if stored else open_source(path).rows()
+    for line in lines:
+        where = Path(line.where).name
+        if isinstance(line, Reject):
+            yield Unreadable(where, line.detail.removeprefix(f"{line.where}: "))
+            continue
+        row = line.unmended
         if kind == "auto":
             kind = guess(row, where)
         try:
@@ -52,6 +59,10 @@ def read(path: str | Path, kind: Kind = "auto") -> Iterator[Item | Unreadable]:
             yield Unreadable(where, reason if isinstance(error, DataError) else f"not a {kind}: {error}")
         else:
             yield Item(record, where=where)
+
+
+def _unread(found: tuple[str, dict[str, Any]]) -> Row:
+    return Row(*found)
 
 
 def _foreign(found: Iterable[reading.Read | Reject]) -> Iterator[Item | Unreadable]:
